@@ -1,0 +1,60 @@
+# make pi     sets everything up and runs the example on five local machines
+# make test   sets everything up and runs the tests; ARGS="-k wire" goes to pytest
+# make lint   ruff, strict mypy, pyright, layer contracts
+# make bench  every benchmark, one after another
+# make clean  removes what the other targets made
+#
+# Needed beforehand: python3 (3.11 or newer), git, make. Each target installs only what it uses; a stamp file a
+# group of dependencies makes the second run instant.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ARGS   ?=
+
+# Byte code makes the second start of every machine faster; an environment that forbids it would be measured instead.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.PHONY: pi test lint format bench clean
+.DELETE_ON_ERROR:
+
+pi: $(STAMPS)/core
+	$(BIN)/python examples/bigpi.py $(ARGS)
+
+test: $(STAMPS)/test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/test $(STAMPS)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright tests/typing
+	$(BIN)/lint-imports
+
+format: $(STAMPS)/lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/bench $(STAMPS)/test
+	set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip learned dependency groups (PEP 735) in 25.1, and the one that a new environment gets is often older.
+$(STAMPS)/core: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"bigmachine needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12, say")'
+	@test -x $(BIN)/python || echo "making $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test $(STAMPS)/lint $(STAMPS)/bench: $(STAMPS)/core
+	$(PIP) install --group $(@F)
+	@touch $@
