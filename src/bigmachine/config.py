@@ -1,0 +1,278 @@
+"""Which system a program runs on, and with which options: one name for a thing, wherever it is said.
+
+An option `ec2type` is the flag `--bigm.ec2type`, the environment variable `BIGMACHINE_EC2TYPE` and the key `ec2type`
+in `[tool.bigmachine]` of a `pyproject.toml` or at the top of a `bigmachine.toml`. Who speaks first is heard:
+
+    argument > flag > environment > file > default
+
+The upper half of this file is pure: a table of options, and `resolve`, which maps what the sources said to
+`Settings`. The lower half reads the environment and the file. The file is the nearest one, from the working directory
+upwards, that has something to say about bigmachine.
+
+A system that is not of this library takes its options from a table of its own, `[tool.bigmachine.NAME]`; they reach
+its factory as they stand in the file, and it is the factory that checks them.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bigmachine.errors import BigmachineError
+
+PREFIX = "BIGMACHINE_"
+
+
+class ConfigError(BigmachineError, ValueError):
+    """A setting is wrong (fault: who wrote it); the text names the place, the key and what is allowed there."""
+
+
+class Kind(enum.Enum):
+    """What an option holds; the value says it in an error."""
+
+    TEXT = "a string"
+    PATH = "the path of a file, as a string"
+    SWITCH = "true or false"
+    LIST = "a list of strings"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One thing that can be set: `key` for people, `name` for the factory of `system`."""
+
+    key: str
+    system: str
+    name: str
+    kind: Kind
+    help: str
+    default: object = None
+
+    @property
+    def flag(self) -> str:
+        """The flag on a command line."""
+        return f"--bigm.{self.key}"
+
+    @property
+    def dest(self) -> str:
+        """The attribute of an `argparse.Namespace`."""
+        return "bigm_" + self.key.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment."""
+        return PREFIX + self.key.replace("-", "_").upper()
+
+
+#: The choice of the system itself; its `system` is empty because it is an option of none.
+SYSTEM = Option("system", "", "system", Kind.TEXT, "where machines come from", "local")
+
+#: A system's owner adds its options here: a line makes the flag, the variable and the key.
+OPTIONS: tuple[Option, ...] = (
+    SYSTEM,
+    Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance", "m3.medium"),
+    Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
+    Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
+    Option("ssh-config", "ssh", "config", Kind.PATH, "ssh: the client's configuration file"),
+)
+
+_CATALOGUED = frozenset(option.system for option in OPTIONS)
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+def from_text(kind: Kind, text: str) -> object:
+    """Read an option's value from a flag or a variable.
+
+    Raises:
+        ValueError: the text is no such value; its own text says what would be.
+    """
+    if kind is Kind.LIST:
+        return [part for part in map(str.strip, text.split(",")) if part]
+    if kind is Kind.SWITCH:
+        if text.strip().lower() not in _WORDS:
+            raise ValueError(f"{text!r} is neither true nor false (1, yes, on and 0, no, off do as well)")
+        return _WORDS[text.strip().lower()]
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one place said. `folder` is what a relative path in it is relative to: "" is the working directory."""
+
+    place: str
+    values: Mapping[str, object]
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all the places together say: the system, the options for its factory, and who chose the system."""
+
+    system: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    chosen_by: str = "the default"
+
+
+def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
+    """Settle what the sources say, the first to speak of a thing winning; all of them are checked.
+
+    `systems` are names of systems from elsewhere, whose tables are let pass although another system is chosen.
+
+    Raises:
+        ConfigError: a source has a key that does not exist, or a value that is not of the key's kind.
+    """
+    said: dict[str, object] = {}
+    places: dict[str, str] = {}
+    tables: list[tuple[Source, str, Mapping[str, object]]] = []
+    known = {option.key: option for option in OPTIONS}
+    for source in sources:
+        for key, value in source.values.items():
+            if key in known:
+                checked = _check(source, known[key], value)
+                places.setdefault(key, source.place)
+                said.setdefault(key, checked)
+            elif isinstance(value, Mapping):
+                tables.append((source, key, value))
+            else:
+                raise _unknown(source, key)
+    system = str(said.get(SYSTEM.key, SYSTEM.default))
+    options = {option.name: said.get(option.key, option.default) for option in OPTIONS if option.system == system}
+    for source, name, table in tables:
+        if name in _CATALOGUED or (name != system and name not in systems):
+            raise _unknown(source, name)
+        if name == system:
+            options = dict(table)
+    set_options = {name: value for name, value in options.items() if value is not None}
+    return Settings(system, set_options, places.get(SYSTEM.key, "the default"))
+
+
+def _check(source: Source, option: Option, value: object) -> object:
+    if option.kind is Kind.LIST and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if all(isinstance(part, str) and part for part in value):
+            return list(value)
+    elif option.kind is Kind.SWITCH and isinstance(value, bool):
+        return value
+    elif option.kind in {Kind.TEXT, Kind.PATH} and isinstance(value, str) and value:
+        return _located(source.folder, value) if option.kind is Kind.PATH else value
+    raise ConfigError(f"{source.place}: {option.key} = {value!r} is not allowed: it must be {option.kind.value}")
+
+
+def _located(folder: str, path: str) -> str:
+    return path if not folder or path.startswith(("/", "~")) else f"{folder}/{path}"
+
+
+def _unknown(source: Source, key: str) -> ConfigError:
+    import difflib
+
+    keys = [option.key for option in OPTIONS]
+    near = difflib.get_close_matches(key, keys, n=1)
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    allowed = f"allowed are {', '.join(keys)}, and a table named after an installed system that is not listed here"
+    return ConfigError(f"{source.place}: there is no setting {key!r}{guess}: {allowed}")
+
+
+# ---- the reading half
+
+
+def load(system: str | None = None, flags: Mapping[str, object] | None = None) -> Settings:
+    """Settle what the arguments, the environment and the nearest file say.
+
+    `system` is one named by the program itself; `flags` maps keys to values, None standing for a flag not given.
+
+    Raises:
+        ConfigError: see `resolve`; also when the file cannot be read, is no TOML, or cannot be trusted.
+    """
+    sources = [
+        Source("the argument of start", {} if system is None else {SYSTEM.key: system}),
+        *_from_flags(flags or {}),
+        *_from_environment(os.environ),
+        *_from_file(),
+    ]
+    return resolve(sources, _plug_ins(sources))
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[Source]:
+    for option in OPTIONS:
+        if (value := flags.get(option.key)) is not None:
+            yield Source(f"flag {option.flag}", {option.key: value})
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Source]:
+    """Other variables with the prefix are left alone: the library has some for itself."""
+    for option in OPTIONS:
+        if text := environ.get(option.variable):
+            place = f"environment variable {option.variable}"
+            try:
+                value = from_text(option.kind, text)
+            except ValueError as error:
+                raise ConfigError(f"{place}: {error}") from None
+            yield Source(place, {option.key: value})
+
+
+def _plug_ins(sources: Sequence[Source]) -> Sequence[str]:
+    """Ask for the systems that are installed only if a table needs it: the answer takes some milliseconds."""
+    if not any(isinstance(value, Mapping) for source in sources for value in source.values.values()):
+        return ()
+    from bigmachine import system
+
+    return system.names()
+
+
+def _from_file() -> Iterator[Source]:
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:  # the working directory was removed: there is no file above it either
+        return
+    while True:
+        for name in ("bigmachine.toml", "pyproject.toml"):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and (source := _read(path, folder)) is not None:
+                yield source
+                return
+        if folder == (folder := os.path.dirname(folder)):
+            return
+
+
+def _read(path: str, folder: str) -> Source | None:
+    """Read one file; None if it is a `pyproject.toml` that says nothing about bigmachine."""
+    own = path.endswith("bigmachine.toml")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+            status = os.fstat(file.fileno())
+        in_public = os.stat(folder).st_mode & 0o002
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): make it readable, or move it away") from error
+    # Most pyproject.toml are other people's business: a broken one must not stop a program that asked nothing of it.
+    if not own and b"bigmachine" not in data:
+        return None
+    table = _table(path, data, own)
+    if table is None:
+        return None
+    # Whoever may write to /tmp could otherwise choose the hosts that a program below it is sent to.
+    if in_public and status.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(
+            f"{path} belongs to another user (uid {status.st_uid}), in a folder that everybody may write to: "
+            "remove it, or run from another folder"
+        )
+    return Source(path if own else f"{path} [tool.bigmachine]", table, folder)
+
+
+def _table(path: str, data: bytes, own: bool) -> Mapping[str, object] | None:
+    import tomllib
+
+    try:
+        content = tomllib.loads(data.decode())
+    except ValueError as error:  # of tomllib as of decode
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    if own:
+        return content
+    tool = content.get("tool")
+    table = tool.get("bigmachine") if isinstance(tool, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise ConfigError(f"{path}: tool.bigmachine = {table!r} is not allowed: it must be a table, [tool.bigmachine]")
+    return table
