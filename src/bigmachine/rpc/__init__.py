@@ -1,0 +1,35 @@
+"""Calls: frames on authenticated connections, the threads and tasks that run methods, streams, deadlines.
+
+From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the event loop), `connection` (one
+transport), `lanes` (the two connections of a link), `link` (calling) and `server` (being called), `net` (TCP and
+TLS), `memory` (within a process), `http1` and `http2` (the same methods for curl and other languages).
+"""
+
+from bigmachine.rpc.calls import Call
+from bigmachine.rpc.codec import Codec
+from bigmachine.rpc.context import CallInfo, current_call, deadline
+from bigmachine.rpc.link import Dialer, Link
+from bigmachine.rpc.net import TlsDialer, serve_socket
+from bigmachine.rpc.reactor import Reactor, new_event_loop
+from bigmachine.rpc.server import Server
+from bigmachine.rpc.services import ServiceTable, name_of
+from bigmachine.rpc.streams import ByteStream, Stream
+
+__all__ = [
+    "ByteStream",
+    "Call",
+    "CallInfo",
+    "Codec",
+    "Dialer",
+    "Link",
+    "Reactor",
+    "Server",
+    "ServiceTable",
+    "Stream",
+    "TlsDialer",
+    "current_call",
+    "deadline",
+    "name_of",
+    "new_event_loop",
+    "serve_socket",
+]

@@ -1,0 +1,256 @@
+"""`Call`: the outcome of one call, for threads and for any event loop.
+
+A `Call` is a `concurrent.futures.Future`, so `wait`, `as_completed` and everything else that takes one works. The
+base class makes a lock and a condition for each future, which alone would cost more than a third of a small call;
+here the condition is made when somebody needs it (`_condition` is a property), and a plain waiter needs only a lock.
+
+Rule that makes this safe without a lock: whoever completes first writes the outcome and the state, then looks for
+waiters; whoever waits first registers, then looks at the state. Under the interpreter lock one of them sees the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+import time
+from asyncio import events
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
+from typing import Any, Generic, TypeVar
+
+from bigmachine.errors import DeadlineExceeded
+
+_log = logging.getLogger("bigmachine.rpc")
+R = TypeVar("R")
+R_co = TypeVar("R_co")
+
+_PENDING = "PENDING"
+_CANCELLED = "CANCELLED_AND_NOTIFIED"
+_FINISHED = "FINISHED"
+_making_condition = threading.Lock()
+
+
+class Call(concurrent.futures.Future[R], Generic[R]):
+    """The outcome of a call that was sent with `Machine.submit`; it can also be awaited, from any event loop.
+
+    Cancelling it, or the task that awaits it, reaches the method and releases the caller at once.
+    """
+
+    # Defaults on the class: making a Call then costs three assignments.
+    _state: str = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _cond: threading.Condition | None = None
+    _lock: Any = None
+    _awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
+    _on_cancel: Callable[[Call[Any]], None] | None = None
+    #: For the link that carries it.
+    timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, ident: int = 0, method: str = "") -> None:
+        self.ident = ident
+        self.method = method
+
+    # Made when first asked for: see above.
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # the base sets it in __init__
+        if self._cond is None:
+            with _making_condition:
+                if self._cond is None:
+                    self._waiters: list[Any] = []
+                    self._cond = threading.Condition()
+        return self._cond
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]  # as above
+        return self.__dict__.setdefault("_callbacks", [])  # type: ignore[no-any-return]  # a list by construction
+
+    # completing it
+
+    def finish(self, value: Any) -> bool:
+        """Set the result; False if there is an outcome already."""
+        if not self._claim():
+            return False
+        self._result = value
+        self._publish(_FINISHED)
+        return True
+
+    def fail(self, exc: BaseException) -> bool:
+        """Set the exception; False if there is an outcome already."""
+        if not self._claim():
+            return False
+        self._exception = exc
+        self._publish(_FINISHED)
+        return True
+
+    def _claim(self) -> bool:
+        # A reply and a cancellation can come from two threads; setdefault is one operation, so one of them wins.
+        me = object()
+        return self.__dict__.setdefault("_winner", me) is me
+
+    def _publish(self, state: str) -> None:
+        self._state = state
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self._lock is not None:
+            self._lock.release()
+        if self._awaiting is not None:
+            for loop, waiter in self._awaiting:
+                _wake(loop, waiter)
+        if self._cond is not None:
+            self._notify()
+        if "_callbacks" in self.__dict__:
+            self._run_callbacks()
+
+    def _notify(self) -> None:
+        assert self._cond is not None
+        with self._cond:
+            for waiter in self._waiters:
+                if self._state is _CANCELLED:
+                    waiter.add_cancelled(self)
+                elif self._exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._cond.notify_all()
+
+    def _run_callbacks(self) -> None:
+        callbacks = self._done_callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                return  # the other thread took it
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("a callback of %r failed", self)
+
+    # the Future's face
+
+    def set_result(self, result: R) -> None:
+        if not self.finish(result):
+            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        assert exception is not None
+        if not self.fail(exception):
+            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+
+    def cancel(self) -> bool:
+        """Give the call up: the caller is released now, the method is told."""
+        if self._claim():
+            self._publish(_CANCELLED)
+            if self._on_cancel is not None:
+                self._on_cancel(self)
+        return self._state is _CANCELLED
+
+    def cancelled(self) -> bool:
+        return self._state is _CANCELLED
+
+    def running(self) -> bool:
+        return self._state is _PENDING
+
+    def done(self) -> bool:
+        return self._state is not _PENDING
+
+    def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:  # type: ignore[override]  # our own type
+        """Call `fn(call)` when there is an outcome; in the thread that brings it, so it must be quick."""
+        self._done_callbacks.append(fn)
+        if self._state is not _PENDING:
+            self._run_callbacks()
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the outcome and return it.
+
+        Raises: what the method raised; DeadlineExceeded (a TimeoutError) after `timeout` seconds, while the call
+        goes on; CancelledError.
+        """
+        if self._state is _PENDING:
+            self.wait(timeout)
+        return self.outcome()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        if self._state is _PENDING:
+            self.wait(timeout)
+        if self._state is _CANCELLED:
+            raise CancelledError
+        return self._exception
+
+    def outcome(self) -> R:
+        """Return or raise the outcome of a call that is done."""
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                # Otherwise the exception, its traceback and this frame keep each other alive.
+                self = None  # type: ignore[assignment]  # breaks the cycle
+        if self._state is _CANCELLED:
+            raise CancelledError
+        return self._result  # type: ignore[no-any-return]  # R by construction
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until there is an outcome.
+
+        Raises: DeadlineExceeded.
+        """
+        # The first waiter needs no condition: a bare lock that is released by whoever completes.
+        lock = threading.Lock()
+        lock.acquire()
+        if timeout is not None or self.__dict__.setdefault("_lock", lock) is not lock:
+            self._wait_for_condition(timeout)
+        elif self._state is _PENDING:
+            lock.acquire()
+
+    def _wait_for_condition(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._condition:
+            while self._state is _PENDING:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise DeadlineExceeded(f"{self.method or 'the call'} had no outcome within {timeout:g} s")
+                self._cond.wait(left)  # type: ignore[union-attr]  # made by the property just above
+
+    def __await__(self) -> Generator[Any, None, R]:
+        if self._state is _PENDING:
+            loop = events.get_running_loop()
+            waiter = loop.create_future()
+            if self._awaiting is None:
+                self._awaiting = [(loop, waiter)]
+            else:
+                self._awaiting.append((loop, waiter))
+            if self._state is _PENDING:
+                try:
+                    yield from waiter
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+        if self._state is _CANCELLED:
+            raise asyncio.CancelledError
+        return self.outcome()
+
+    def __repr__(self) -> str:
+        how = self._state.split("_")[0].lower()
+        if self._exception is not None:
+            how = f"raised {type(self._exception).__name__}"
+        return f"<Call {self.method} #{self.ident} {how}>"
+
+
+def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+    if events._get_running_loop() is loop:
+        if not waiter.done():
+            waiter.set_result(None)
+        return
+    try:
+        loop.call_soon_threadsafe(_release, waiter)
+    except RuntimeError:
+        _log.debug("the event loop that awaited a call is closed")
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,353 @@
+"""The calling side: a link to one machine or agent that dials when it has something to say.
+
+A link that breaks is dialled again for the next call. Calls that were sent before have an unknown outcome: whoever
+owns the link gives a verdict (`MachineStopped` if the machine is gone, otherwise NetworkError); calls that still wait
+to be sent go out on the new connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import pickle
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError
+from bigmachine.rpc.calls import Call
+from bigmachine.rpc.codec import Codec, Encoded
+from bigmachine.rpc.connection import Connection, Receiver
+from bigmachine.rpc.context import get_deadline
+from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.pool import Job, ThreadPool
+from bigmachine.rpc.reactor import Reactor
+from bigmachine.rpc.wire import (
+    CALL,
+    CANCEL,
+    ERROR,
+    HELLO,
+    LARGE,
+    OVERSIZED,
+    PONG,
+    RESULT,
+    STREAMED,
+    VERSION,
+    Buffer,
+    Frame,
+    small_frame,
+)
+
+_log = logging.getLogger("bigmachine.rpc")
+
+
+class Dialer(Protocol):
+    """Knows how to reach one peer and how to make sure that it is the right one."""
+
+    async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
+        """Connect.
+
+        Raises: NetworkError, AuthenticationError.
+        """
+
+
+#: Says what a lost connection means for the calls that were sent over it.
+Verdict = Callable[[BigmachineError], Awaitable[BaseException]]
+
+
+class Link(Lanes):
+    """Calls to one peer. `submit` and `close` may be called from any thread."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        dialer: Dialer,
+        *,
+        codec: Codec | None = None,
+        name: str = "",
+        verdict: Verdict | None = None,
+        keeps_trying: Callable[[], bool] | None = None,
+    ) -> None:
+        super().__init__()
+        self.reactor = reactor
+        self.codec = codec or Codec(machine=name)
+        self.name = name
+        self._dialer = dialer
+        self._verdict = verdict
+        self._keeps_trying = keeps_trying
+        self._idents = itertools.count(1)
+        self._token = os.urandom(16)
+        self._pending: dict[int, Call[Any]] = {}
+        self._waiting: dict[int, Encoded] = {}
+        self._dialling: asyncio.Task[Any] | None = None
+        self._dialling_bulk: asyncio.Task[Any] | None = None
+        self._for_bulk: list[Encoded] = []
+        self._closed: BaseException | None = None
+        self._pool: ThreadPool | None = None
+        #: Called on the loop when a connection is up, and when it is lost.
+        self.on_up: Callable[[], None] | None = None
+        self.on_down: Callable[[BigmachineError], None] | None = None
+
+    # from any thread
+
+    def submit(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
+    ) -> Call[Any]:
+        """Send a call.
+
+        Raises: InvalidCall if an argument cannot be pickled; DeadlineExceeded if the deadline has passed already.
+        """
+        limit = get_deadline()
+        if limit is not None:
+            left = limit - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(f"{method} was not sent: its deadline had passed")
+            timeout = left if timeout is None else min(left, timeout)
+        ident = next(self._idents)
+        call: Call[Any] = Call(ident, method)
+        encoded = self.codec.call(CALL, ident, method, args, kwargs, timeout)
+        call._on_cancel = self._cancelled
+        reactor = self.reactor
+        if reactor.is_here:
+            self._start(call, encoded, timeout)
+        else:
+            reactor.post(self._start, call, encoded, timeout)
+        return call
+
+    def call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Send a call and wait for its outcome."""
+        return self.submit(method, args, kwargs, timeout).result()
+
+    def close(self, error: BaseException) -> None:
+        """End the link for good; what is pending or comes later fails with `error`."""
+        if self.reactor.is_here:
+            self._close(error)
+        else:
+            try:
+                self.reactor.post(self._close, error)
+            except RuntimeError:
+                _log.debug("the loop of the link to %s has ended already", self.name)
+
+    def _cancelled(self, call: Call[Any]) -> None:
+        try:
+            self.reactor.post(self._forget, call.ident)
+        except RuntimeError:
+            _log.debug("the loop of the link to %s has ended already", self.name)
+
+    # on the reactor's thread
+
+    def _start(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> None:
+        if self._closed is not None:
+            call.fail(self._closed)
+            return
+        if call.done():
+            return
+        self._pending[call.ident] = call
+        if timeout is not None:
+            call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
+        if self.main is not None:
+            self._send(encoded)
+        else:
+            self._waiting[call.ident] = encoded
+            if self._dialling is None:
+                self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
+
+    def _send(self, encoded: Encoded) -> None:
+        if type(encoded) is bytes or self.bulk is not None:
+            self.transmit(encoded)
+        else:
+            self._for_bulk.append(encoded)
+            self._open_bulk()
+
+    def _expire(self, call: Call[Any], timeout: float) -> None:
+        if call.fail(DeadlineExceeded(f"{call.method} on {self.name} had no outcome within {timeout:g} s")):
+            self._forget(call.ident)
+
+    def _forget(self, ident: int) -> None:
+        if self._pending.pop(ident, None) is None:
+            if (incoming := self.incoming.get(ident)) is not None:
+                incoming.close()
+        elif self._waiting.pop(ident, None) is None:
+            self.transmit(small_frame(CANCEL, 0, ident))
+
+    def run_in_thread(self, job: Job) -> None:
+        if self._pool is None:
+            self._pool = ThreadPool(self.reactor, name="bigmachine-stream")
+        self._pool.submit(job)
+
+    # frames
+
+    def frames(self, connection: Connection, frames: list[Frame]) -> None:
+        pending = self._pending
+        for kind, flags, ident, payload, buffers in frames:
+            if kind == RESULT:
+                call = pending.pop(ident, None)
+                if call is None:
+                    self._unwanted(flags, ident)
+                elif not flags:
+                    if connection is self.main and len(payload) > LARGE:
+                        self._open_bulk()
+                    try:
+                        value = pickle.loads(payload, buffers=buffers or ())
+                    except Exception as exc:
+                        call.fail(_not_rebuilt(exc, call.method))
+                    else:
+                        call.finish(value)
+                else:
+                    self._special(call, flags, payload)
+            elif kind == ERROR:
+                call = pending.pop(ident, None)
+                if call is not None:
+                    call.fail(self.codec.load_error(payload, flags))
+            elif kind > PONG:
+                self.stream_frame(kind, flags, ident, payload, buffers)
+            if buffers and connection is self.main:
+                self._open_bulk()
+
+    def _special(self, call: Call[Any], flags: int, payload: Buffer) -> None:
+        if flags & OVERSIZED:
+            size = bytes(payload).decode()
+            text = f"the result of {call.method} has {size} bytes, above the limit of {self.codec.limit:,} here"
+            call.fail(InvalidCall(text))
+            return
+        kind, _ = pickle.loads(payload)
+        call.finish(self.open_stream(call.ident, kind, f"{call.method} on {self.name}"))
+
+    def _unwanted(self, flags: int, ident: int) -> None:
+        if flags & STREAMED:
+            self.transmit(small_frame(CANCEL, 0, ident))
+
+    # connections
+
+    async def _dial(self) -> None:
+        pause = 0.02
+        try:
+            while self._closed is None:
+                try:
+                    connection = await self._dialer.dial(self.reactor, self)
+                except BigmachineError as exc:
+                    if self._keeps_trying is None or not exc.temporary or not self._keeps_trying():
+                        self._fail_waiting(exc)
+                        return
+                    await asyncio.sleep(pause)
+                    pause = min(1.0, pause * 2)
+                    continue
+                self._up(connection)
+                return
+        except Exception as exc:  # the task's edge: whoever waits must hear of it
+            _log.exception("dialling %s failed", self.name)
+            self._fail_waiting(NetworkError(f"dialling {self.name} failed: {exc}"))
+        finally:
+            self._dialling = None
+
+    def _up(self, connection: Connection) -> None:
+        if self._closed is not None:
+            connection.close()
+            return
+        if not connection.is_open:
+            self.lost(connection, None)
+            return
+        self.main = connection
+        connection.send(self._hello(MAIN))
+        waiting, self._waiting = self._waiting, {}
+        for encoded in waiting.values():
+            self._send(encoded)
+        if self.on_up is not None:
+            self.on_up()
+
+    def _hello(self, lane: int) -> bytes:
+        return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
+
+    def _open_bulk(self) -> None:
+        if self.bulk is None and self._dialling_bulk is None and self._closed is None:
+            self._dialling_bulk = self.reactor.spawn(self._dial_bulk(), f"dial {self.name} for bulk")
+
+    async def _dial_bulk(self) -> None:
+        try:
+            connection = await self._dialer.dial(self.reactor, self)
+        except BigmachineError as exc:
+            _log.debug("no bulk lane to %s: %s", self.name, exc)
+        else:
+            if self.main is None or self._closed is not None:
+                connection.close()
+            else:
+                self.bulk = connection
+                connection.send(self._hello(BULK))
+        finally:
+            self._dialling_bulk = None
+            large, self._for_bulk = self._for_bulk, []
+            for encoded in large:
+                self.transmit(encoded)
+
+    def lost(self, connection: Connection, error: Exception | None) -> None:
+        if connection is self.bulk:
+            self.bulk = None
+            if self.main is not None:
+                self.main.abort(error)
+            return
+        if connection is not self.main and self.main is not None:
+            return
+        self.main = None
+        if self.bulk is not None:
+            self.bulk.abort(error)
+        cause = translate_loss(error, self.name)
+        sent = [call for ident, call in self._pending.items() if ident not in self._waiting]
+        for call in sent:
+            del self._pending[call.ident]
+        streams = list(self.incoming.values())
+        self.incoming.clear()
+        for outgoing in list(self.outgoing.values()):
+            outgoing.close()
+        if sent or streams:
+            self.reactor.spawn(self._judge(sent, streams, cause), f"judge {self.name}")
+        if self.on_down is not None and self._closed is None:
+            self.on_down(cause)
+
+    async def _judge(self, calls: list[Call[Any]], streams: list[Any], cause: BigmachineError) -> None:
+        error: BaseException = cause
+        if self._closed is not None:
+            error = self._closed
+        elif self._verdict is not None:
+            error = await self._verdict(cause)
+        for call in calls:
+            call.fail(error)
+        for stream in streams:
+            stream.end(error)
+
+    def _fail_waiting(self, exc: BaseException) -> None:
+        for ident in list(self._waiting):
+            if (call := self._pending.pop(ident, None)) is not None:
+                call.fail(exc)
+        self._waiting.clear()
+
+    def _close(self, error: BaseException) -> None:
+        if self._closed is not None:
+            return
+        self._closed = error
+        if self._dialling is not None:
+            self._dialling.cancel()
+        pending, self._pending = self._pending, {}
+        self._waiting.clear()
+        for call in pending.values():
+            call.fail(error)
+        self.end_streams(error)
+        self.close_lanes()
+        if self._pool is not None:
+            self._pool.close()
+
+
+def translate_loss(error: Exception | None, name: str) -> BigmachineError:
+    """Say what the end of a connection means in the library's own terms."""
+    if isinstance(error, BigmachineError):
+        return error
+    from bigmachine.rpc.net import as_network_error
+
+    if error is None:
+        return NetworkError(f"the connection to {name} was closed by the other side")
+    return as_network_error(error, name)
+
+
+def _not_rebuilt(exc: Exception, method: str) -> InvalidCall:
+    return InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")

@@ -1,0 +1,153 @@
+"""Connections over TCP and TLS: dialling, and serving by the protocol that the client chose (ALPN).
+
+Third-party and system errors are translated here, once. `aiofastnet` carries the bytes where it is installed (the
+extra `[fast]`), otherwise the event loop's own transports do: the same code above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from bigmachine.errors import AuthenticationError, BigmachineError, NetworkError
+from bigmachine.rpc.connection import Connection, Receiver
+from bigmachine.rpc.reactor import Reactor
+from bigmachine.rpc.server import Server
+from bigmachine.trust import Peer, Role, check_peer, peer_of
+
+_log = logging.getLogger("bigmachine.rpc")
+ALPN = "bigmachine/1"
+HANDSHAKE_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsDialer:
+    """Reaches `server_id` at a host and port, and only it: its certificate has to name the id, session and role."""
+
+    host: str
+    port: int
+    server_id: str
+    session: str
+    roles: tuple[Role, ...]
+    context: ssl.SSLContext
+    connect_timeout: float = 10.0
+    handshake_timeout: float = HANDSHAKE_TIMEOUT
+
+    async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
+        where = f"{self.server_id} ({self.host}:{self.port})"
+        try:
+            async with asyncio.timeout(self.connect_timeout + self.handshake_timeout):
+                _, connection = await _create_connection()(
+                    reactor.loop,
+                    lambda: Connection(reactor, receiver),
+                    self.host,
+                    self.port,
+                    ssl=self.context,
+                    server_hostname=self.server_id,
+                    ssl_handshake_timeout=self.handshake_timeout,
+                )
+        except Exception as exc:
+            raise as_network_error(exc, where) from exc
+        ssl_object = connection.extra("ssl_object")
+        try:
+            check_peer(ssl_object, self.session, self.roles, self.server_id)
+        except AuthenticationError:
+            connection.abort()
+            raise
+        if ssl_object.selected_alpn_protocol() != ALPN:
+            connection.abort()
+            raise NetworkError(f"{where} does not speak {ALPN}")
+        return cast(Connection, connection)
+
+
+def _create_connection() -> Callable[..., Any]:
+    try:
+        import aiofastnet
+    except ImportError:
+        return lambda loop, *args, **kwargs: loop.create_connection(*args, **kwargs)
+    return cast("Callable[..., Any]", aiofastnet.create_connection)
+
+
+def _accept() -> Callable[..., Any]:
+    try:
+        import aiofastnet
+    except ImportError:
+        return lambda loop, *args, **kwargs: loop.connect_accepted_socket(*args, **kwargs)
+    return cast("Callable[..., Any]", aiofastnet.connect_accepted_socket)
+
+
+def as_network_error(exc: BaseException, where: str) -> BigmachineError:
+    """Translate what the network stack raised."""
+    if isinstance(exc, BigmachineError):
+        return exc
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return AuthenticationError(f"{where} could not prove who it is: {exc.verify_message or exc}")
+    if isinstance(exc, ssl.SSLError) and "ALERT" in str(exc.reason or exc).upper():
+        return AuthenticationError(f"{where} refused this side's certificate: {exc.reason or exc}")
+    if isinstance(exc, TimeoutError):
+        return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")
+    if isinstance(exc, ConnectionRefusedError):
+        return NetworkError(f"{where} refused the connection: nothing listens there any more")
+    return NetworkError(f"the connection to {where} failed: {type(exc).__name__}: {exc}")
+
+
+class _Switch(asyncio.Protocol):
+    """Stands at a new connection until the handshake is done, then hands over to the protocol that was agreed on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        ssl_object = transport.get_extra_info("ssl_object")
+        try:
+            peer = peer_of(ssl_object)
+        except AuthenticationError as exc:
+            _log.warning("refused a connection: %s", exc)
+            transport.abort()
+            return
+        protocol = self._protocol(ssl_object.selected_alpn_protocol(), peer)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+    def _protocol(self, alpn: str | None, peer: Peer) -> asyncio.BaseProtocol:
+        server = self._server
+        if alpn == ALPN:
+            channel = server.channel(peer)
+            connection = Connection(server.reactor, channel, server.codec.limit)
+            channel.main = connection
+            return connection
+        if alpn == "h2":
+            from bigmachine.rpc.http2 import Http2
+
+            return Http2(server, peer)
+        from bigmachine.rpc.http1 import Http1
+
+        return Http1(server, peer)
+
+
+async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Server) -> None:
+    """Do the handshake on an accepted socket, whose bytes are unread, and serve it; returns after the handshake.
+
+    A peer that fails it is dropped: nothing of its bytes is looked at. That it belongs to this session is shown by
+    the chain of its certificate, for each session has an authority of its own.
+    """
+    try:
+        await _accept()(
+            server.reactor.loop,
+            lambda: _Switch(server),
+            sock,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+    except (OSError, TimeoutError, EOFError) as exc:
+        _log.debug("a connection failed in the handshake: %s", exc)
+        sock.close()
+
+
+__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "TlsDialer", "as_network_error", "serve_socket"]

@@ -1,0 +1,155 @@
+"""The I/O engine: one event loop that carries every connection of a process, and the way onto it from other threads.
+
+A `Reactor` belongs to one event loop. In a driver the loop runs in a background thread, in a machine's process in
+the main thread. Work comes from other threads by `post`: a deque and one wake-up a batch, measured at 5 us a call
+against 37 us for `run_coroutine_threadsafe`. While a batch of posts or of received frames is being worked off the
+reactor is corked: what connections want to send is gathered and leaves in one write each (coalescing; 64 calls in
+flight: 110,000 a second without, 200,000 with it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+_log = logging.getLogger("bigmachine.rpc")
+_R = TypeVar("_R")
+_SCRATCH_SIZE = 256 * 1024
+
+
+class Flushable(Protocol):
+    """A connection that has gathered something to write."""
+
+    def flush(self) -> None: ...
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Make an event loop: uvloop's where it is installed, otherwise asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Reactor:
+    """An event loop with its receive buffer, its posts from other threads, and its cork."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.corked = False
+        self.dirty: list[Flushable] = []
+        self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
+        self.thread_id = threading.get_ident()
+        self._thread: threading.Thread | None = None
+        self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_posted = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    def in_thread(cls, name: str = "bigmachine-io") -> Reactor:
+        """Start an event loop in a new daemon thread."""
+        reactor = cls(new_event_loop())
+        started = threading.Event()
+        reactor._thread = threading.Thread(target=reactor._run, args=(started,), name=name, daemon=True)
+        reactor._thread.start()
+        started.wait(30)
+        return reactor
+
+    def _run(self, started: threading.Event) -> None:
+        self.thread_id = threading.get_ident()
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(started.set)
+        try:
+            self.loop.run_forever()
+        finally:
+            self._cancel_tasks()
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def _cancel_tasks(self) -> None:
+        tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the loop's own."""
+        return threading.get_ident() == self.thread_id
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called on the loop soon; from any thread, in order.
+
+        Raises: RuntimeError if the loop has ended.
+        """
+        self._posts.append((function, args))
+        if not self._is_posted:
+            self._is_posted = True
+            self.loop.call_soon_threadsafe(self._work_off)
+
+    def _work_off(self) -> None:
+        # Cleared before the first pop: a post that comes later either is popped below or wakes the loop again.
+        self._is_posted = False
+        posts = self._posts
+        outer, self.corked = self.corked, True
+        try:
+            while posts:
+                function, args = posts.popleft()
+                try:
+                    function(*args)
+                except Exception:
+                    _log.exception("a posted call failed")
+        finally:
+            del posts
+            if not outer:
+                self.uncork()
+
+    def uncork(self) -> None:
+        """Write what was gathered, one write a connection."""
+        self.corked = False
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for connection in dirty:
+                connection.flush()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], name: str = "") -> asyncio.Task[Any]:
+        """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread."""
+        task = self.loop.create_task(coroutine, name=name or None)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.error("%s failed", task.get_name(), exc_info=exc)
+
+    def run(self, coroutine: Coroutine[Any, Any, _R], timeout: float | None) -> _R:
+        """Run a coroutine on the loop from another thread and wait for it. Not for calls: those are posted.
+
+        Raises: TimeoutError, after cancelling it, once `timeout` seconds have passed.
+        """
+        if self.is_here:
+            coroutine.close()
+            raise RuntimeError("this would wait for the event loop in its own thread; use the awaitable form")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread; safe to call twice, from any other thread."""
+        thread, self._thread = self._thread, None
+        if thread is None or self.loop.is_closed():
+            return
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        thread.join(5)

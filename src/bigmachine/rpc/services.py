@@ -1,0 +1,140 @@
+"""Services by name, and which of their methods a call means.
+
+A method is named `Service.method`, or `@module:Class.method` when the caller gave the function itself: then it is
+looked up in the class of each service. Public means: no leading underscore, and callable on the instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bigmachine.errors import InvalidCall
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A callable method: `is_async` if calling it makes a coroutine for the event loop."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+
+
+def name_of(method: str | Callable[..., object]) -> str:
+    """Return how a method is named on the wire.
+
+    Raises: InvalidCall if it is neither a name nor a function that belongs to a class.
+    """
+    if type(method) is str:
+        return method
+    qualname: str = getattr(method, "__qualname__", "")
+    if "." not in qualname or not callable(method):
+        raise InvalidCall(
+            f"{method!r} names no method: give a function of a class (CirclePi.sample) or a string ('PI.sample')"
+        )
+    return f"@{method.__module__}:{qualname}"
+
+
+class ServiceTable:
+    """The services of one machine."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, object] = {}
+        self._found: dict[str, Method] = {}
+
+    def register(self, name: str, service: object) -> bool:
+        """Add a service; False if the name exists already: the first is kept (`Register` of the Go original).
+
+        Raises: InvalidCall if the name cannot be called.
+        """
+        if not name or name.startswith(("_", "@")) or any(c in name for c in "/:\n\r\0"):
+            raise InvalidCall(f"{name!r} cannot name a service: use letters, digits, '-' and '_'")
+        if name in self._services:
+            return False
+        self._services[name] = service
+        self._found.clear()
+        return True
+
+    def remove(self, name: str) -> None:
+        """Take a service away, if it is there."""
+        self._services.pop(name, None)
+        self._found.clear()
+
+    def names(self) -> list[str]:
+        """Return the services' names, sorted."""
+        return sorted(self._services)
+
+    def get(self, name: str) -> object | None:
+        """Return a service, or None."""
+        return self._services.get(name)
+
+    def find(self, name: str) -> Method:
+        """Return the method that a wire name means.
+
+        Raises: InvalidCall, saying what there is.
+        """
+        try:
+            return self._found[name]
+        except KeyError:
+            method = self._found[name] = self._look_up(name)
+            return method
+
+    def _look_up(self, name: str) -> Method:
+        service_name, dot, method_name = name.rpartition(".")
+        if not dot:
+            raise InvalidCall(f"{name!r} names no method: it has to be 'Service.method'")
+        if service_name.startswith("@"):
+            service_name = self._service_of(*service_name[1:].rpartition(":")[::2], method_name)
+        service = self._services.get(service_name)
+        if service is None:
+            raise InvalidCall(f"no service {service_name!r} on this machine{_instead(service_name, self.names())}")
+        function = None if method_name.startswith("_") else getattr(service, method_name, None)
+        if function is None or not callable(function):
+            raise InvalidCall(
+                f"service {service_name!r} ({type(service).__qualname__}) has no public method "
+                f"{method_name!r}{_instead(method_name, public_methods(service))}"
+            )
+        return Method(f"{service_name}.{method_name}", function, _is_async(function))
+
+    def _service_of(self, module: str, qualname: str, method: str) -> str:
+        matches = [
+            name
+            for name, service in self._services.items()
+            if any(c.__qualname__ == qualname and c.__module__ == module for c in type(service).__mro__)
+        ]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
+            raise InvalidCall(f"no service of class {qualname} on this machine{_instead(qualname, self.names())}")
+        raise InvalidCall(
+            f"{len(matches)} services are of class {qualname} ({', '.join(sorted(matches))}): "
+            f"name the one you mean, as in '{sorted(matches)[0]}.{method}'"
+        )
+
+
+def public_methods(service: object) -> list[str]:
+    """Return the names of the methods that can be called, sorted."""
+    names = []
+    for name in dir(type(service)):
+        if not name.startswith("_") and callable(getattr(type(service), name, None)):
+            names.append(name)
+    return sorted(names)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    if isinstance(function, types.MethodType):
+        function = function.__func__
+    return asyncio.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _instead(wanted: str, there: list[str]) -> str:
+    close = difflib.get_close_matches(wanted, there, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(there)}" if there else "; there is none"

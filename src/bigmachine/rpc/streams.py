@@ -1,0 +1,591 @@
+"""Streams: items or bytes that flow under one id, with back-pressure, either way.
+
+The writer may have `WINDOW_ITEMS` items and `WINDOW_BYTES` bytes on the way; the reader returns credit as it
+consumes (CREDIT), so a slow reader stops the producer and neither side holds more than a window. A reader that is
+closed or dropped sends CLOSE, and the producer's generator is closed at once; a producer's error ends the stream
+with END and the error, which the reader raises in its turn, after the items before it.
+
+`Outgoing` produces, `Incoming` takes in; a `StreamHost` is a link's or a channel's two tables of them. Everything in
+this file happens on the reactor's thread but for the reading side's `pull` and a plain iterator's `next`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import threading
+from asyncio import events
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from bigmachine.errors import BigmachineError, DeadlineExceeded
+from bigmachine.rpc.codec import Codec, Encoded
+from bigmachine.rpc.context import CallInfo, set_current, set_deadline
+from bigmachine.rpc.pool import Job
+from bigmachine.rpc.reactor import Reactor
+from bigmachine.rpc.wire import (
+    AS_BYTES,
+    CLOSE,
+    CREDIT,
+    CREDIT_PAYLOAD,
+    END,
+    ITEM,
+    Buffer,
+    head,
+    small_frame,
+)
+
+_log = logging.getLogger("bigmachine.rpc")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+WINDOW_ITEMS = 256
+WINDOW_BYTES = 4 * 2**20
+#: Bytes of a file travel in pieces of this size.
+PIECE = 256 * 1024
+
+ITEMS = "items"
+BYTES = "bytes"
+_PLAIN = frozenset((int, float, str, bytes, bool, type(None), dict, list, tuple, set, bytearray, complex, frozenset))
+
+
+def stream_kind(value: object) -> str | None:
+    """Tell whether a value is to be streamed: ITEMS for an iterator, BYTES for a binary file, None for neither."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return None
+    if hasattr(kind, "__next__") and not isinstance(value, io.IOBase):
+        return ITEMS
+    if hasattr(kind, "__anext__"):
+        return ITEMS
+    if isinstance(value, io.TextIOBase) or not hasattr(value, "read"):
+        return None
+    if isinstance(value, io.RawIOBase | io.BufferedIOBase) or "b" in str(getattr(value, "mode", "")):
+        return BYTES
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRef:
+    """Stands in a call's arguments for a stream that follows."""
+
+    ident: int
+    kind: str
+
+
+class Carrier(Protocol):
+    """What carries streams: a link or a server's channel."""
+
+    reactor: Reactor
+    codec: Codec
+    outgoing: dict[int, Outgoing]
+    incoming: dict[int, Incoming]
+
+    @property
+    def has_bulk(self) -> bool: ...
+
+    def transmit(self, encoded: Encoded, by_bulk: bool | None = None) -> None: ...
+
+    def run_in_thread(self, job: Job) -> None: ...
+
+
+class Outgoing:
+    """The writing end: takes items from an iterator or a file as the reader has credit for them."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        ident: int,
+        source: Any,
+        kind: str,
+        what: str,
+        *,
+        done: Callable[[], None] | None = None,
+        info: CallInfo | None = None,
+    ) -> None:
+        self.carrier = carrier
+        #: Whether its frames go by the bulk lane; all of them, for they must stay in order.
+        self.is_bulk = kind == BYTES and carrier.has_bulk
+        self._info = info
+        self.ident = ident
+        self.what = what
+        self._source = source
+        self._kind = kind
+        self._done = done
+        self._items = WINDOW_ITEMS
+        self._bytes = WINDOW_BYTES
+        self._is_parked = False
+        self._is_closed = False
+        self._task: asyncio.Task[Any] | None = None
+        self._credit: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin to produce."""
+        self.carrier.outgoing[self.ident] = self
+        # A stream that is both is read on the loop only if it has no other way: its `next` could block.
+        if hasattr(type(self._source), "__anext__") and not hasattr(type(self._source), "__next__"):
+            self._task = self.carrier.reactor.spawn(self._produce(), f"stream {self.what}")
+        else:
+            self.carrier.run_in_thread(self)
+
+    # a plain iterator or file, in a thread
+
+    def run(self) -> None:
+        """Produce until the credit is used up or the source ends; in a thread."""
+        post = self.carrier.reactor.post
+        if self._info is not None:
+            set_current(self._info)
+            set_deadline(self._info.deadline)
+        try:
+            for encoded in self._pieces():
+                post(self._send, encoded)
+            if self._items > 0 and self._bytes > 0 and not self._is_closed:
+                post(self._end, None)
+            else:
+                post(self._park)
+        except BaseException as exc:
+            post(self._end, exc)
+
+    def _pieces(self) -> Iterator[Encoded]:
+        codec, ident, what = self.carrier.codec, self.ident, self.what
+        if self._kind == BYTES:
+            read = self._source.read
+            while self._may_send():
+                piece = read(PIECE)
+                if not piece:
+                    return
+                yield _piece(ident, piece, self)
+            return
+        step = self._source.__next__
+        while self._may_send():
+            try:
+                item = step()
+            except StopIteration:
+                return
+            yield self._count(codec.result(ITEM, 0, ident, item, what))
+
+    def _may_send(self) -> bool:
+        return self._items > 0 and self._bytes > 0 and not self._is_closed
+
+    def _count(self, encoded: Encoded) -> Encoded:
+        self._items -= 1
+        self._bytes -= len(encoded) if type(encoded) is bytes else sum(map(len, encoded))
+        return encoded
+
+    def _park(self) -> None:
+        if self._is_closed:
+            self._finish_source()
+        elif self._items > 0 and self._bytes > 0:
+            self.carrier.run_in_thread(self)
+        else:
+            self._is_parked = True
+
+    # an async iterator, on the loop
+
+    async def _produce(self) -> None:
+        codec = self.carrier.codec
+        if self._info is not None:
+            set_current(self._info)
+            set_deadline(self._info.deadline)
+        try:
+            async for item in self._source:
+                encoded = self._count(codec.result(ITEM, 0, self.ident, item, self.what))
+                self._send(encoded)
+                while not (self._items > 0 and self._bytes > 0):
+                    self._credit = self.carrier.reactor.loop.create_future()
+                    await self._credit
+        except asyncio.CancelledError:
+            await self._close_async()
+            raise
+        except BaseException as exc:
+            self._end(exc)
+        else:
+            self._end(None)
+
+    async def _close_async(self) -> None:
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            try:
+                await close()
+            except Exception:
+                _log.exception("closing the stream %s failed", self.what)
+
+    # on the reactor's thread
+
+    def _send(self, encoded: Encoded) -> None:
+        if not self._is_closed:
+            self.carrier.transmit(encoded, self.is_bulk)
+
+    def credit(self, size: int, count: int) -> None:
+        """The reader has consumed so much."""
+        self._bytes += size
+        self._items += count
+        if self._is_parked:
+            self._is_parked = False
+            self._park()
+        if self._credit is not None and not self._credit.done():
+            self._credit.set_result(None)
+
+    def _end(self, exc: BaseException | None) -> None:
+        if self._is_closed:
+            return
+        if exc is None:
+            self.carrier.transmit(small_frame(END, 0, self.ident), self.is_bulk)
+        else:
+            self.carrier.transmit(self.carrier.codec.error(self.ident, exc, kind=END), self.is_bulk)
+        self._retire()
+        self._finish_source()
+
+    def close(self) -> None:
+        """Stop producing: the reader is gone."""
+        if self._is_closed:
+            return
+        was_parked = self._is_parked
+        self._retire()
+        if self._task is not None:
+            self._task.cancel()
+        elif was_parked:
+            self._finish_source()  # otherwise the thread that is in it does so when it comes back
+
+    def _retire(self) -> None:
+        self._is_closed = True
+        self.carrier.outgoing.pop(self.ident, None)
+        if self._done is not None:
+            self._done()
+
+    def _finish_source(self) -> None:
+        # Closing a generator runs its `finally` blocks: the user's code, so not here.
+        close = getattr(self._source, "close", None)
+        if close is not None and self._task is None:
+            self.carrier.run_in_thread(_Closing(close, self.what))
+
+
+def _piece(ident: int, piece: bytes, stream: Outgoing) -> Encoded:
+    table = (len(piece) | AS_BYTES,)
+    first = head(ITEM, 0, ident, b"", table)
+    return stream._count([first, piece] if len(piece) >= 4096 else first + piece)
+
+
+@dataclass(slots=True)
+class _Closing:
+    close: Callable[[], object]
+    what: str
+
+    def run(self) -> None:
+        try:
+            self.close()
+        except Exception:
+            _log.exception("closing the stream %s failed", self.what)
+
+
+class Incoming:
+    """The reading end: holds what has arrived, wakes whoever waits for it, returns credit."""
+
+    def __init__(self, carrier: Carrier, ident: int, what: str) -> None:
+        self.carrier = carrier
+        self.ident = ident
+        self.what = what
+        self._items: deque[tuple[Any, int]] = deque()
+        self._error: BaseException | None = None
+        self._has_ended = False
+        self._is_closed = False
+        self._consumed_bytes = 0
+        self._consumed_items = 0
+        self._waiter: threading.Lock | None = None
+        self._awaiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        carrier.incoming[ident] = self
+
+    # on the reactor's thread
+
+    def put(self, item: Any, size: int) -> None:
+        self._items.append((item, size))
+        self._wake()
+
+    def end(self, error: BaseException | None) -> None:
+        self.carrier.incoming.pop(self.ident, None)
+        self._error = error
+        self._has_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            waiter.release()
+        awaiting = self._awaiting
+        if awaiting is not None:
+            self._awaiting = None
+            loop, future = awaiting
+            if events._get_running_loop() is loop:
+                _set(future)
+            else:
+                try:
+                    loop.call_soon_threadsafe(_set, future)
+                except RuntimeError:
+                    _log.debug("the event loop that read the stream %s is closed", self.what)
+
+    # the reader's side
+
+    def pull(self, timeout: float | None = None) -> Any:
+        """Return the next item; wait for it.
+
+        Raises: StopIteration at the end, the producer's error, DeadlineExceeded.
+        """
+        while True:
+            if self._items:
+                return self._take()
+            self._check_end()
+            if self.carrier.reactor.is_here:
+                raise BigmachineError(f"reading the stream {self.what} here would block the event loop: use 'async for'")
+            lock = threading.Lock()
+            lock.acquire()
+            self._waiter = lock
+            if not self._items and not self._has_ended and not lock.acquire(timeout=-1 if timeout is None else timeout):
+                raise DeadlineExceeded(f"the stream {self.what} had no item within {timeout:g} s")
+
+    async def pull_async(self) -> Any:
+        """Return the next item.
+
+        Raises: StopAsyncIteration at the end, the producer's error.
+        """
+        while True:
+            if self._items:
+                return self._take()
+            try:
+                self._check_end()
+            except StopIteration:
+                raise StopAsyncIteration from None
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            self._awaiting = (loop, future)
+            if self._items or self._has_ended:
+                continue
+            await future
+
+    def _check_end(self) -> None:
+        if self._is_closed:
+            raise StopIteration
+        if self._has_ended:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            raise StopIteration
+
+    def _take(self) -> Any:
+        item, size = self._items.popleft()
+        self._consumed_bytes += size
+        self._consumed_items += 1
+        if self._consumed_items >= WINDOW_ITEMS // 4 or self._consumed_bytes >= WINDOW_BYTES // 4:
+            self._give_credit()
+        return item
+
+    def _give_credit(self) -> None:
+        size, self._consumed_bytes = self._consumed_bytes, 0
+        count, self._consumed_items = self._consumed_items, 0
+        if not self._has_ended:
+            frame = small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(min(size, 0xFFFF_FFFF), count))
+            self._post(self.carrier.transmit, frame)
+
+    def close(self) -> None:
+        """Tell the producer to stop; safe to call twice and from a finaliser."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._items.clear()
+        if not self._has_ended:
+            self._post(self._send_close)
+        self._wake()
+
+    def _send_close(self) -> None:
+        if self.carrier.incoming.pop(self.ident, None) is not None:
+            self.carrier.transmit(small_frame(CLOSE, 0, self.ident))
+
+    def _post(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            self.carrier.reactor.post(function, *args)
+        except RuntimeError:
+            _log.debug("the link of the stream %s is closed", self.what)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Stream(Generic[T]):
+    """Items that a method yields, as they come: iterable, and async-iterable from any event loop.
+
+    The producer is never more than a window ahead. Closing the stream, or dropping the last reference to it, stops
+    the producer. An error of the producer is raised after the items that came before it.
+    """
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        return cast(T, self._incoming.pull())
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return cast(T, await self._incoming.pull_async())
+
+    def close(self) -> None:
+        """Stop the producer."""
+        self._incoming.close()
+
+    async def aclose(self) -> None:
+        """Stop the producer."""
+        self._incoming.close()
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._incoming.close()
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._incoming.what} #{self._incoming.ident}>"
+
+
+class ByteStream(io.RawIOBase):
+    """Bytes that a method's file object gives, as a readable binary file."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        super().__init__()
+        self._incoming = incoming
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return up to `size` bytes, fewer only when no more are there yet; all of them if it is negative."""
+        if size is None or size < 0:
+            return self.readall()
+        if size == 0 or not self._fill():
+            return b""
+        piece, self._left = self._left[:size], self._left[size:]
+        whole = piece.obj
+        return whole if isinstance(whole, bytes) and len(whole) == len(piece) else bytes(piece)
+
+    def readall(self) -> bytes:
+        pieces = []
+        while self._fill():
+            pieces.append(self._left)
+            self._left = memoryview(b"")
+        return b"".join(pieces)
+
+    def readinto(self, buffer: Any) -> int:
+        into = memoryview(buffer).cast("B")
+        if not len(into) or not self._fill():
+            return 0
+        count = min(len(into), len(self._left))
+        into[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def _fill(self) -> bool:
+        if self.closed:
+            raise ValueError("the stream is closed")
+        while not self._left:
+            try:
+                self._left = memoryview(self._incoming.pull())
+            except StopIteration:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Stop the producer."""
+        if not self.closed:
+            self._incoming.close()
+        super().close()
+
+
+class StreamHost:
+    """The stream half of a link or channel: its two tables and the frames that go to them."""
+
+    reactor: Reactor
+    codec: Codec
+
+    def __init__(self) -> None:
+        self.outgoing: dict[int, Outgoing] = {}
+        self.incoming: dict[int, Incoming] = {}
+
+    @property
+    def has_bulk(self) -> bool:
+        """Whether there is a second connection for what is large."""
+        raise NotImplementedError  # a link's and a channel's own
+
+    def transmit(self, encoded: Encoded, by_bulk: bool | None = None) -> None:
+        """Send a frame; by the bulk lane if it is large, unless `by_bulk` decides."""
+        raise NotImplementedError  # a link's and a channel's own
+
+    def run_in_thread(self, job: Job) -> None:
+        raise NotImplementedError  # a link's and a channel's own
+
+    def open_stream(self, ident: int, kind: str, what: str) -> Stream[Any] | ByteStream:
+        """Make the reading end of a stream that the other side writes."""
+        incoming = Incoming(self, ident, what)
+        return ByteStream(incoming) if kind == BYTES else Stream(incoming)
+
+    def stream_frame(
+        self, kind: int, flags: int, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None
+    ) -> None:
+        """Take a frame that belongs to a stream; one that is closed on this side is dropped."""
+        if kind == ITEM:
+            self._item(ident, payload, buffers)
+        elif kind == END:
+            if (incoming := self.incoming.get(ident)) is not None:
+                incoming.end(self.codec.load_error(payload, flags) if len(payload) else None)
+        elif (outgoing := self.outgoing.get(ident)) is not None:
+            if kind == CREDIT:
+                outgoing.credit(*CREDIT_PAYLOAD.unpack(payload))
+            else:
+                outgoing.close()
+
+    def _item(self, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+        incoming = self.incoming.get(ident)
+        if incoming is None:
+            return
+        size = 16 + len(payload) + (8 * len(buffers) + sum(map(len, buffers)) if buffers else 0)
+        if not len(payload) and buffers:
+            incoming.put(buffers[0], size)
+            return
+        try:
+            item = self.codec.loads(payload, buffers)
+        except Exception as exc:
+            incoming.end(exc)
+            self.transmit(small_frame(CLOSE, 0, ident))
+            return
+        incoming.put(item, size)
+
+    def end_streams(self, error: BaseException) -> None:
+        """End every stream: the connection is gone."""
+        for incoming in list(self.incoming.values()):
+            incoming.end(error)
+        for outgoing in list(self.outgoing.values()):
+            outgoing.close()
+
+
+__all__ = [
+    "BYTES",
+    "ITEMS",
+    "ByteStream",
+    "Incoming",
+    "Outgoing",
+    "Stream",
+    "StreamHost",
+    "StreamRef",
+    "stream_kind",
+]
