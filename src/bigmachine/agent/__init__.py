@@ -1,0 +1,63 @@
+"""What runs on a host: one small process that starts the machines there, watches them, and sees that they end.
+
+The agent is started by a System, as a child of the driver or over a stream that ends with the driver. It gives every
+machine a process, connections, a lease and, at the end, a certificate; it passes on what they write; and when the
+driver is gone it kills all of them. From the bottom up:
+
+- pure: `hello` (whom a ClientHello wants), `lease`, `vitals` (hung or busy), `output` (last lines), `events`,
+  `certificate`
+- processes: `control` and `loop_channel` (messages with open files), `prctl`, `processes`, `reaper`, `pipes`,
+  `zygote`, `children`, `pyspy`
+- the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
+  `tcp` (the front door), `tether`, `run`, `main`
+
+Importing this package loads none of that: the agent's own start goes through here, and starts the zygote first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigmachine.agent.bootstrap import Bootstrap, Clocks
+    from bigmachine.agent.commands import agent_command
+    from bigmachine.agent.events import Event, Output, PhaseChanged, Stopped
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
+
+_HOME = {
+    "Bootstrap": "bootstrap",
+    "Clocks": "bootstrap",
+    "Event": "events",
+    "KeepaliveReply": "supervisor",
+    "LaunchSpec": "launch",
+    "MachineInfo": "supervisor",
+    "Output": "events",
+    "PhaseChanged": "events",
+    "Stopped": "events",
+    "agent_command": "commands",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+__all__ = [
+    "Bootstrap",
+    "Clocks",
+    "Event",
+    "KeepaliveReply",
+    "LaunchSpec",
+    "MachineInfo",
+    "Output",
+    "PhaseChanged",
+    "Stopped",
+    "agent_command",
+]

@@ -1,0 +1,65 @@
+"""The command lines of the agent, and of the processes that it starts: the zygote and spawned programs.
+
+`-c` and a path prepended, rather than `-m`: the child must find the same library as the agent did, also where that is
+not installed, and nothing that lies in the current directory. Nothing secret is in here; that comes by the control
+socket, always as descriptor 3.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Final
+
+from bigmachine.errors import ImageError
+
+#: Where the child finds its end of the control socket.
+CONTROL_FD: Final = 3
+
+_CODE: Final = (
+    "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); "
+    "from bigmachine.{module} import main; main(json.loads(sys.argv[2]))"
+)
+
+
+def agent_command(
+    sys_path: list[str], *, python: str = "", interpreter: list[str] | None = None, preload: tuple[str, ...] = ()
+) -> list[str]:
+    """Give the command of an agent, to be started by a driver whose module search path is `sys_path`.
+
+    Isolated and without `site` (-I -S): neither the environment nor the user's .pth files can change an agent, and it
+    starts 2 to 28 ms earlier.
+
+    `python`: the agent's interpreter (default: this one). `interpreter`: the
+    command that starts a Python for programs (default: one equal to this); it is known before the orders come, so that
+    the zygote, which imports `preload`, is ready when they do. An empty list: no zygote.
+    """
+    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+    if interpreter is None:
+        interpreter = _own_interpreter()
+    orders = json.dumps({"interpreter": interpreter, "sys_path": sys_path, "preload": preload})
+    return [python or sys.executable, *flags, "-c", _CODE.format(module="agent.main"), json.dumps(sys_path), orders]
+
+
+def _own_interpreter() -> list[str]:
+    from bigmachine.image import interpreter_args
+
+    try:
+        return interpreter_args()
+    except ImageError:
+        return []  # it will be said of the machines, if they have no other
+
+
+def zygote_command(interpreter: list[str], sys_path: list[str], agent_pid: int, preload: list[str]) -> list[str]:
+    """Give the command of a zygote."""
+    orders = json.dumps({"parent": agent_pid, "preload": preload, "sys_path": sys_path})
+    return [*interpreter, "-c", _CODE.format(module="program.zygote"), json.dumps(sys_path), orders]
+
+
+def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int) -> list[str]:
+    """Give the command of a program that starts by itself."""
+    orders = json.dumps({"parent": agent_pid})
+    return [*interpreter, "-c", _CODE.format(module="program.main"), json.dumps(sys_path), orders]
+
+
+__all__ = ["CONTROL_FD", "agent_command", "program_command", "zygote_command"]

@@ -1,0 +1,195 @@
+"""The agent's state and what it decides: the machines on this host, their clocks, and when the agent itself ends.
+
+Everything here runs on the agent's one event loop. The services (`service`, `supervisor`) are thin faces of it, the
+front door (`tcp`) asks it where a connection goes. The agent ends when the driver says so, when it has been abandoned
+(`lease`), or when the tether breaks; the last does not come by here, because it must work while this loop is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.agent.feed import Feed
+from bigmachine.agent.hosted import Hosted
+from bigmachine.agent.lease import Leases
+from bigmachine.agent.processes import memory_in_use
+from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineStopped, ProvisionError
+from bigmachine.trust import Peer, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from bigmachine.agent.bootstrap import Clocks
+    from bigmachine.agent.children import Nursery
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.reaper import Reaper
+
+_log = logging.getLogger("bigmachine.agent")
+
+#: What others than the driver may ask an agent.
+_OPEN_TO_ALL: Final = frozenset({"ping", "info", "mem_info", "disk_info", "load_info", "getpid"})
+#: How long `end` waits for the driver to acknowledge the last events.
+_FAREWELL: Final = 2.0
+
+
+class Host:
+    """The machines on this host."""
+
+    def __init__(
+        self, clocks: Clocks, *, loop: asyncio.AbstractEventLoop, nursery: Nursery, reaper: Reaper, feed: Feed
+    ) -> None:
+        self.feed = feed
+        self.leases = Leases(lease=clocks.lease, first_contact=clocks.first_contact, now=loop.time())
+        self.over = asyncio.Event()
+        self._clocks = clocks
+        self._loop = loop
+        self._nursery = nursery
+        self._reaper = reaper
+        self._machines: dict[str, Hosted] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._memory = 0.0
+        self._memory_due = 0.0
+        self._is_ending = False
+        feed.on_full = self._pause
+        feed.on_room = self._resume
+
+    # who may
+
+    def authorize(self, peer: Peer, method: str) -> None:
+        """Let the driver do everything, machines and clients look, and nobody else anything.
+
+        Raises:
+            AuthenticationError: if this peer may not call this method.
+        """
+        if peer.role is Role.DRIVER:
+            self.leases.contact(self._loop.time())
+            return
+        service, _, name = method.rpartition(".")
+        if peer.role in (Role.MACHINE, Role.CLIENT) and service.startswith("Supervisor@") and name in _OPEN_TO_ALL:
+            return
+        raise AuthenticationError(f"{peer} may not call {method}: only the driver of the session may")
+
+    # machines
+
+    async def launch(self, spec: LaunchSpec) -> Hosted:
+        """Start a machine.
+
+        Raises:
+            InvalidCall: if there is one of this id.
+            ProvisionError: if the host cannot, or is ending.
+        """
+        if self._is_ending:
+            raise ProvisionError(f"machine {spec.name} cannot start: its agent is ending; start it on another host")
+        if spec.machine_id in self._machines:
+            raise InvalidCall(f"machine {spec.machine_id} exists already: give every machine of a session its own id")
+        machine = Hosted(
+            spec,
+            loop=self._loop,
+            nursery=self._nursery,
+            reaper=self._reaper,
+            feed=self.feed,
+            hang=self._clocks.hang,
+        )
+        self._machines[spec.machine_id] = machine
+        try:
+            await machine.start()
+        except BaseException as error:
+            del self._machines[spec.machine_id]
+            machine.abandon(error)
+            raise
+        self.leases.open(spec.machine_id, self._loop.time())
+        self._keep(self._follow(machine), f"follow {machine.id}")
+        return machine
+
+    async def _follow(self, machine: Hosted) -> None:
+        try:
+            await machine.follow()
+        finally:
+            self.leases.close(machine.id)
+            self._machines.pop(machine.id, None)
+
+    def find(self, machine_id: str) -> Hosted | None:
+        """Give a machine that is alive, or not quite dead yet."""
+        return self._machines.get(machine_id)
+
+    def pids(self) -> list[int]:
+        """Give the pids of the machines' processes. May be called from any thread."""
+        found = []
+        for machine in list(self._machines.values()):
+            try:
+                found.append(machine.pid)
+            except MachineStopped:
+                continue
+        return [pid for pid in found if pid]
+
+    def now(self) -> float:
+        """The time that the leases are told by."""
+        return self._loop.time()
+
+    def memory_in_use(self) -> float:
+        """How much of the host's memory is in use, in percent; looked up once a minute, as in Go's watchdog."""
+        now = self._loop.time()
+        if now >= self._memory_due:
+            self._memory_due = now + 60
+            self._memory = memory_in_use()
+        return self._memory
+
+    def stop_soon(self, machine_id: str, grace: float, cause: Cause) -> None:
+        """Begin to end a machine."""
+        self._keep(self.stop(machine_id, grace, cause), f"stop {machine_id}")
+
+    def _keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self, machine_id: str, grace: float, cause: Cause = Cause.SHUTDOWN) -> None:
+        """End a machine and wait until it is gone; harmless for one that is gone already."""
+        machine = self._machines.get(machine_id)
+        if machine is not None:
+            await machine.stop(cause, grace)
+
+    async def end(self, grace: float) -> None:
+        """End all machines, let the driver take note, and let the agent end."""
+        self._is_ending = True
+        await asyncio.gather(*(machine.stop(Cause.SHUTDOWN, grace) for machine in list(self._machines.values())))
+        self._keep(self._say_farewell(), "farewell").add_done_callback(lambda _: self.over.set())
+
+    async def _say_farewell(self) -> None:
+        await self.feed.settle(_FAREWELL)
+        # The answer to the call that acknowledged the last event is to be written, too.
+        await asyncio.sleep(0.01)
+
+    def _pause(self) -> None:
+        for machine in self._machines.values():
+            machine.pause()
+
+    def _resume(self) -> None:
+        for machine in self._machines.values():
+            machine.resume()
+
+    # clocks
+
+    async def watch(self) -> None:
+        """Keep the clocks until the agent's end."""
+        period = min(1.0, max(0.02, min(self._clocks.lease, self._clocks.hang, self._clocks.first_contact) / 10))
+        while not self.over.is_set():
+            self._tick(self._loop.time())
+            await asyncio.sleep(period)
+
+    def _tick(self, now: float) -> None:
+        for machine_id in self.leases.expire(now):
+            if (machine := self._machines.get(machine_id)) is not None:
+                machine.kill(Cause.LEASE_EXPIRED, "no keepalive came from the driver within the lease")
+        for machine in list(self._machines.values()):
+            if machine.examine(now):
+                machine.kill(Cause.HUNG, f"no sign of life for {machine.silence(now):.1f} s, and it used no CPU")
+        if self.leases.is_abandoned(now, is_listening=self.feed.is_listening, is_empty=not self._machines):
+            _log.info("nobody needs this agent any more: it ends")
+            self.over.set()
+
+
+__all__ = ["Host"]

@@ -1,0 +1,298 @@
+"""One machine on this host, as its agent keeps it: its process, what it writes, how it is, and how it ends.
+
+The life of a machine's process: started, told what to be (the boot message), coming up (phases), serving, dead. Death
+is in this order, so that nothing is lost and nothing is left: the kernel reports the end; the process group and what
+left it are killed; pipes and control socket are read to their ends, for at most `LAST_WORDS` seconds (somebody else
+may hold them open); the certificate is written; and only then the driver is told. `Supervisor.exec` repeats all but
+the telling, with a new process.
+
+The first reason for an end is the one kept, whether the agent had it (shutdown, lease, hung) or the program gave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.agent.certificate import REPORTED, Reason, certify
+from bigmachine.agent.loop_channel import LoopChannel
+from bigmachine.agent.output import LastLines
+from bigmachine.agent.pipes import PipeReader
+from bigmachine.agent.processes import kill_all, kill_group, sample, strays_of
+from bigmachine.agent.vitals import Vitals
+from bigmachine.errors import Cause, DeathCertificate, MachineStopped
+
+if TYPE_CHECKING:
+    from bigmachine.agent.certificate import Ending
+    from bigmachine.agent.children import Child, Nursery
+    from bigmachine.agent.control import Message
+    from bigmachine.agent.events import StreamName
+    from bigmachine.agent.feed import Feed
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.reaper import Reaper
+
+#: How long the agent waits, after a process died, for its pipes to come to their ends.
+LAST_WORDS: Final = 0.5
+#: So deep may processes that left the group be nested below a machine (each level takes one round).
+_ROUNDS: Final = 20
+#: Connections that a program has not fetched yet; more are refused, for it is not listening.
+_BACKLOG: Final = 128
+
+
+class Hosted:
+    """A machine on this host. `start` it, then `follow` it to its end."""
+
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        nursery: Nursery,
+        reaper: Reaper,
+        feed: Feed,
+        hang: float,
+    ) -> None:
+        self.spec = spec
+        self.started = time.time()
+        self.certificate: DeathCertificate | None = None
+        self.is_serving = False
+        self.output_bytes = 0
+        self._loop = loop
+        self._nursery = nursery
+        self._reaper = reaper
+        self._feed = feed
+        self._hang = hang
+        self._child: Child | None = None
+        self._channel: LoopChannel | None = None
+        self._pipes: list[PipeReader] = []
+        self._control_ended: asyncio.Future[None] = loop.create_future()
+        self._early: list[int] = []
+        self._lines = LastLines()
+        self._vitals = Vitals(hang, loop.time())
+        self._probes = 0
+        self._answers = 0
+        self._reason: Reason | None = None
+        self._next: LaunchSpec | None = None
+        self._stopped: asyncio.Future[DeathCertificate] = loop.create_future()
+
+    @property
+    def id(self) -> str:
+        """The machine's id."""
+        return self.spec.machine_id
+
+    @property
+    def pid(self) -> int:
+        """The pid of its process.
+
+        Raises:
+            MachineStopped: if there is none any more.
+        """
+        if self._child is None:
+            if self.certificate is not None:
+                raise MachineStopped(self.certificate)
+            return 0
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            ProvisionError: if the host cannot start one.
+        """
+        child = await self._nursery.start(self.spec)
+        self._adopt(child)
+
+    def abandon(self, error: BaseException) -> None:
+        """Release whoever waits for the end of a machine that never got a process."""
+        detail = f"no process could be started: {error}"
+        self.certificate = DeathCertificate(Cause.BOOT_FAILED.value, self.id, detail, started=self.started)
+        self._stopped.set_result(self.certificate)
+        self._let_in()
+
+    def _adopt(self, child: Child) -> None:
+        self._child = child
+        self.is_serving = False
+        self._vitals = Vitals(self._hang, self._loop.time())
+        self._probes = self._answers = 0
+        self._control_ended = self._loop.create_future()
+        self._channel = LoopChannel(child.control, self._loop, self._on_message, self._on_control_end)
+        self._pipes = [
+            PipeReader(self._loop, child.stdout, lambda data: self._on_output("stdout", data)),
+            PipeReader(self._loop, child.stderr, lambda data: self._on_output("stderr", data)),
+        ]
+        if self._feed.is_full:
+            self.pause()
+        self._feed.phase(self.id, "executing")
+        self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
+        self._let_in()
+        if self._reason is not None:
+            kill_group(child.pid)  # it was to end while it was being born
+
+    def _let_in(self) -> None:
+        while self._early:
+            self.connect(self._early.pop(0))
+
+    # what it is asked to do
+
+    def connect(self, fd: int) -> None:
+        """Pass an accepted connection on to the program, which may still be coming up; `fd` is closed here."""
+        if self._channel is None and len(self._early) < _BACKLOG and self.certificate is None:
+            self._early.append(fd)
+        elif self._channel is None or self._channel.backlog >= _BACKLOG:
+            os.close(fd)
+        else:
+            self._channel.send({"k": "conn"}, (fd,))
+
+    async def stop(self, cause: Cause, grace: float, detail: str = "") -> DeathCertificate:
+        """Ask it to end, kill it after `grace` seconds, and wait until it is gone."""
+        self._intend(Reason(cause, detail))
+        if self.is_serving and grace > 0 and self._channel is not None:
+            self._channel.send({"k": "shutdown"})
+            await asyncio.wait([self._stopped], timeout=grace)
+        self.kill(cause, detail)
+        return await asyncio.shield(self._stopped)
+
+    def kill(self, cause: Cause, detail: str = "", text: str = "") -> None:
+        """Kill it now."""
+        self._intend(Reason(cause, detail, text))
+        if self._child is not None and not self._child.ending.done():
+            kill_group(self._child.pid)
+
+    def restart(self, spec: LaunchSpec) -> None:
+        """Replace the process by a new one made from `spec`, under the same identity (Go: `Supervisor.Exec`)."""
+        self._next = spec
+        if self._child is not None and not self._child.ending.done():
+            kill_group(self._child.pid)
+
+    # what it does
+
+    def _decide(self, reason: Reason) -> None:
+        if self._reason is None:
+            self._reason = reason
+
+    def _intend(self, reason: Reason) -> None:
+        # A process that is dead already died of something else.
+        if self._child is None or not self._child.ending.done():
+            self._decide(reason)
+
+    def _on_message(self, message: Message) -> None:
+        for fd in message.fds:
+            os.close(fd)
+        if message.kind == "alive":
+            self._answers = max(self._answers, message.number("n"))
+            self._vitals.answered(self._loop.time())
+        elif message.kind == "phase":
+            self._feed.phase(self.id, message.text("phase"))
+        elif message.kind == "serving":
+            self.is_serving = True
+            self._vitals.serves(self._loop.time())
+            self._feed.phase(self.id, "serving")
+        elif message.kind == "failed":
+            self._on_failed(message)
+
+    def _on_failed(self, message: Message) -> None:
+        cause = message.text("cause")
+        exception = message.text("exc")
+        self._decide(
+            Reason(
+                Cause(cause) if cause in REPORTED else Cause.BOOT_FAILED,
+                message.text("detail"),
+                message.text("text"),
+                base64.b64decode(exception) if exception else None,
+            )
+        )
+
+    def _on_control_end(self) -> None:
+        if not self._control_ended.done():
+            self._control_ended.set_result(None)
+
+    def _on_output(self, stream: StreamName, data: bytes) -> None:
+        self.output_bytes += len(data)
+        self._lines.feed(stream, data)
+        self._feed.output(self.id, stream, data)
+
+    def pause(self) -> None:
+        """Stop reading what it writes; not once it is dead, for what is left is little and matters most."""
+        if self._child is not None and not self._child.ending.done():
+            for pipe in self._pipes:
+                pipe.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        for pipe in self._pipes:
+            pipe.resume()
+
+    # how it is
+
+    def examine(self, now: float) -> bool:
+        """Look whether it is hung, and ask it for a sign of life."""
+        if self._child is None or self._child.ending.done() or self._channel is None:
+            return False
+        if self._vitals.is_hung(now, sample(self._child.pid)):
+            return True
+        if self.is_serving and self._probes == self._answers:
+            self._probes += 1
+            self._channel.send({"k": "probe", "n": self._probes})
+        return False
+
+    def silence(self, now: float) -> float:
+        """Seconds since its last sign of life."""
+        return self._vitals.silence(now)
+
+    # its end
+
+    async def follow(self) -> None:
+        """Wait for the end of its process and of those that replace it; then tell the driver."""
+        while self._child is not None:
+            ending = await asyncio.shield(self._child.ending)
+            await self._hear_out(ending)
+            if self._next is None or self._reason is not None:
+                self._conclude(ending)
+                return
+            self.spec, self._next = self._next, None
+            try:
+                await self.start()
+            except Exception as error:  # noqa: BLE001 (the edge: whatever it was, this machine is over)
+                self._decide(Reason(Cause.BOOT_FAILED, f"it could not be started again: {error}"))
+                self._conclude(ending)
+
+    async def _hear_out(self, ending: Ending) -> None:
+        """Take in the last words of a dead process, and see that nothing it started stays."""
+        self.resume()
+        for _ in range(_ROUNDS):
+            strays = strays_of(self.id, ending.pid, self._reaper.known)
+            if not strays:
+                break
+            kill_all(strays)
+            await asyncio.sleep(0.002)  # until their children have become ours
+        await asyncio.wait([self._control_ended, *(pipe.ended for pipe in self._pipes)], timeout=LAST_WORDS)
+        for pipe in self._pipes:
+            pipe.close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _conclude(self, ending: Ending) -> None:
+        self.certificate = certify(
+            self.id,
+            ending,
+            reason=self._reason,
+            is_serving=self.is_serving,
+            started=self.started,
+            stopped=time.time(),
+            last_lines=self._lines.lines(),
+        )
+        self.is_serving = False
+        self._child = None
+        reason = self._reason
+        self._feed.stopped(
+            self.certificate, exception=reason.exception if reason else None, text=reason.text if reason else ""
+        )
+        self._stopped.set_result(self.certificate)
+        self._let_in()
+
+
+__all__ = ["LAST_WORDS", "Hosted"]

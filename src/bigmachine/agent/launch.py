@@ -1,0 +1,76 @@
+"""What the driver says about a machine that is to start."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import pickle
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bigmachine.image import Entry
+    from bigmachine.trust import Identity
+
+#: What an interpreter, the C library or the dynamic linker reads once, when a process starts. A fork does not start
+#: anew, so a machine that differs in one of these is spawned.
+_READ_AT_START: Final = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """All that makes a machine's process the program's copy.
+
+    `argv` and `sys_path` become `sys.argv` and `sys.path`; `environ` is the whole environment, not an addition.
+    `interpreter` is the command to start Python with; empty: the one that the agent was given. `interactive`: the
+    driver's `__main__` is a prompt or a notebook, whose classes travel by value.
+    """
+
+    machine_id: str
+    name: str
+    identity: Identity
+    argv: list[str]
+    environ: dict[str, str] = field(repr=False)
+    cwd: str
+    entry: Entry
+    sys_path: list[str] = field(repr=False)
+    session_name: str = ""
+    driver_pid: int = 0
+    system_name: str = ""
+    maxprocs: int = 1
+    interactive: bool = False
+    interpreter: list[str] = field(default_factory=list)
+
+    def to_text(self) -> str:
+        """Pickle it, as text for the control socket."""
+        return base64.b64encode(pickle.dumps(self)).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> LaunchSpec:
+        """Read what `to_text` gave.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            spec = pickle.loads(base64.b64decode(text, validate=True))
+        except (pickle.UnpicklingError, EOFError, binascii.Error) as error:
+            raise ValueError(f"a machine cannot start from {text[:40]!r}...: it is no LaunchSpec") from error
+        if not isinstance(spec, cls):
+            raise ValueError(f"a machine cannot start from {type(spec).__name__}: it takes a LaunchSpec")  # noqa: TRY004 (bad bytes, not a bad argument)
+        return spec
+
+
+def reason_to_spawn(spec: LaunchSpec, interpreter: list[str], environ: Mapping[str, str]) -> str | None:
+    """Tell why this machine cannot be a fork of a zygote, which runs `interpreter` in `environ`; None: it can."""
+    if spec.interpreter and spec.interpreter != interpreter:
+        return f"it wants the interpreter {' '.join(spec.interpreter)}"
+    for name in sorted({*spec.environ, *environ}):
+        if name.startswith(_READ_AT_START) and spec.environ.get(name) != environ.get(name):
+            return f"its environment differs in {name}, which is read when a process starts"
+    return None
+
+
+__all__ = ["LaunchSpec", "reason_to_spawn"]

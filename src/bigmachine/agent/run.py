@@ -1,0 +1,91 @@
+"""Wire the agent's parts together and run its event loop: what `main` does after the zygote is on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from bigmachine.agent.bootstrap import Bootstrap
+from bigmachine.agent.children import Nursery
+from bigmachine.agent.feed import Feed
+from bigmachine.agent.host import Host
+from bigmachine.agent.prctl import become_subreaper, name_process
+from bigmachine.agent.reaper import Reaper
+from bigmachine.agent.service import Agent
+from bigmachine.agent.tcp import FrontDoor
+from bigmachine.agent.tether import end_now, tie
+from bigmachine.rpc import Codec, Server, ServiceTable, serve_socket
+from bigmachine.trust import server_context
+
+if TYPE_CHECKING:
+    import socket
+
+    from bigmachine.agent.zygote import Zygote
+
+
+_log = logging.getLogger("bigmachine.agent")
+
+
+def run(zygote: Zygote | None) -> NoReturn:
+    """Read the orders and serve until the end, which is the end of this process."""
+    logging.basicConfig(format="%(asctime)s bigmachine agent %(levelname)s %(message)s", level=logging.WARNING)
+    name_process("bigm-agent")
+    if not become_subreaper() and zygote is not None:
+        zygote.close()  # its machines would not become ours, and could not be waited for
+        zygote = None
+    try:
+        orders = Bootstrap.read(0)
+        if orders is not None:  # else the driver ended before it had said anything
+            asyncio.run(_serve(orders, zygote))
+    except Exception:  # noqa: BLE001 (the edge of the process)
+        _log.exception("the agent failed, and ends with its machines")
+    finally:
+        end_now()
+
+
+async def _serve(orders: Bootstrap, zygote: Zygote | None) -> None:
+    loop = asyncio.get_running_loop()
+    reaper = Reaper(loop)
+    if zygote is not None:
+        zygote.attach(loop)
+    nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote)
+    host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed())
+    if orders.tethered:
+        tie(0, orders.driver_pid, host.pids)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, host.over.set)
+    table = ServiceTable()
+    table.register("Agent", Agent(host, table, reaper))
+    server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
+    context = server_context(orders.identity)
+
+    def route(name: str | None, sock: socket.socket) -> bool:
+        if name is None or name == orders.identity.id:
+            server.reactor.spawn(serve_socket(sock, context, server), "handshake")
+            return True
+        machine = host.find(name)
+        if machine is None or machine.certificate is not None:
+            return False
+        machine.connect(sock.detach())
+        return True
+
+    door = FrontDoor(loop, *orders.listen, route)
+    _report(door.port)
+    watch = loop.create_task(host.watch(), name="clocks")
+    await host.over.wait()
+    watch.cancel()
+    door.close()
+    await server.close()
+
+
+def _report(port: int) -> None:
+    """Tell the driver the port; nothing else is ever written there."""
+    os.write(1, json.dumps({"port": port}).encode() + b"\n")
+    os.dup2(2, 1)
+
+
+__all__ = ["run"]

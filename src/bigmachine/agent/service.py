@@ -1,0 +1,68 @@
+"""The service "Agent": what the driver asks of a host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bigmachine.agent.supervisor import Supervisor
+from bigmachine.errors import Cause, InvalidCall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from bigmachine.agent.events import Event
+    from bigmachine.agent.host import Host
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.reaper import Reaper
+    from bigmachine.rpc import ServiceTable
+
+
+class Agent:
+    """Starts machines on this host, ends them, and tells what happens to them. For the driver alone."""
+
+    def __init__(self, host: Host, table: ServiceTable, reaper: Reaper) -> None:
+        self._host = host
+        self._table = table
+        self._reaper = reaper
+
+    async def launch(self, spec: LaunchSpec) -> int:
+        """Start a machine and give its process's pid; how it comes up, the events tell.
+
+        From now on "Supervisor@<machine id>" can be called, and the lease runs.
+
+        Raises:
+            InvalidCall: if a machine of this id is there already.
+            ProvisionError: if this host cannot start a process.
+        """
+        machine = await self._host.launch(spec)
+        self._table.register(f"Supervisor@{machine.id}", Supervisor(machine, self._host, self._reaper))
+        return machine.pid
+
+    async def events(self, cursor: int = 0) -> AsyncGenerator[Event, None]:
+        """Stream the events after `cursor`, those to come included.
+
+        What is not acknowledged can be read again; when too much is not, the machines' output stops flowing.
+        """
+        async for event in self._host.feed.read(cursor):
+            yield event
+
+    async def ack(self, cursor: int) -> None:
+        """Acknowledge the events up to `cursor`: they are dropped here."""
+        self._host.feed.acknowledge(cursor)
+
+    async def stop(self, machine_id: str, grace_s: float = 1.0, cause: str = Cause.SHUTDOWN.value) -> None:
+        """End a machine, by SIGKILL once `grace_s` is over; returns when it is gone and its last event is out.
+
+        Raises:
+            InvalidCall: if `cause` is none that the driver may give.
+        """
+        if cause not in (Cause.SHUTDOWN, Cause.CANCELLED, Cause.KEEPALIVE_LOST):
+            raise InvalidCall(f"cause={cause!r}: a driver stops a machine by 'shutdown', 'cancelled', 'keepalive_lost'")
+        await self._host.stop(machine_id, grace_s, Cause(cause))
+
+    async def end(self, grace_s: float = 1.0) -> None:
+        """End all machines, and the agent once the driver has acknowledged the last event, or after 2 s."""
+        await self._host.end(grace_s)
+
+
+__all__ = ["Agent"]

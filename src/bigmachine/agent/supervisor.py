@@ -1,0 +1,201 @@
+"""The service "Supervisor@<machine id>": what can be asked about a machine, answered from outside of it.
+
+It lives in the agent, so it answers while the machine's program is busy, stuck or not even up. After the machine's
+end every method says why it ended (`MachineStopped`, with the certificate). The methods are those of the Go
+original's supervisor.go; what depends on the program itself (register, its own variables) is in the program's own
+service of the same name.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.agent import pyspy
+from bigmachine.errors import Cause, InvalidCall, MachineStopped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bigmachine.agent.host import Host
+    from bigmachine.agent.hosted import Hosted
+    from bigmachine.agent.reaper import Reaper
+    from bigmachine.image import Entry
+    from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
+
+#: Go's limit: with more of the memory in use the machine is not healthy.
+_CROWDED: Final = 95.0
+#: Go's default, in seconds.
+_PROFILE: Final = 30.0
+_PROFILES: Final = ("threads",)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineInfo:
+    """What kind of machine this is."""
+
+    hostname: str
+    platform: str
+    python: str
+    maxprocs: int
+    pid: int
+    entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepaliveReply:
+    """The lease that a machine now has, in seconds, and whether its host has memory to spare."""
+
+    next_s: float
+    healthy: bool
+
+
+class Supervisor:
+    """Answers for one machine."""
+
+    def __init__(self, machine: Hosted, host: Host, reaper: Reaper) -> None:
+        self._machine = machine
+        self._host = host
+        self._reaper = reaper
+        self._args: list[str] | None = None
+        self._environ: dict[str, str] = {}
+        self._entry: Entry | None = None
+        self._is_profiled = False
+
+    # for everybody
+
+    async def ping(self, data: object = None) -> object:
+        """Give `data` back."""
+        self._pid()
+        return data
+
+    async def info(self) -> MachineInfo:
+        """Tell what kind of machine this is."""
+        return MachineInfo(
+            hostname=socket.gethostname(),
+            platform=f"{sys.platform}-{platform.machine()}",
+            python=platform.python_version(),
+            maxprocs=self._machine.spec.maxprocs,
+            pid=self._pid(),
+            entry=str(self._machine.spec.entry),
+        )
+
+    async def getpid(self) -> int:
+        """Give the pid of the program's process."""
+        return self._pid()
+
+    def mem_info(self) -> MemInfo:
+        """Tell the memory of the host, of its container, and of the machine."""
+        from bigmachine.observe import mem_info
+
+        return mem_info(self._pid())
+
+    def disk_info(self) -> DiskInfo:
+        """Tell about the disk that the machine works on."""
+        from bigmachine.observe import disk_info
+
+        self._pid()
+        return disk_info(self._machine.spec.cwd)
+
+    def load_info(self) -> LoadInfo:
+        """Tell the load of the host."""
+        from bigmachine.observe import load_info
+
+        self._pid()
+        return load_info()
+
+    # for the driver
+
+    async def keepalive(self, lease_s: float) -> KeepaliveReply:
+        """Prolong the machine's lease to `lease_s` seconds from now.
+
+        Raises:
+            MachineStopped: if it is gone.
+            InvalidCall: if it is about to be, because its lease ran out.
+        """
+        self._pid()
+        try:
+            granted = self._host.leases.renew(self._machine.id, self._host.now(), lease_s)
+        except KeyError as error:
+            raise InvalidCall(f"the lease of machine {self._machine.id} ran out; it is being stopped") from error
+        return KeepaliveReply(granted, healthy=self._host.memory_in_use() < _CROWDED)
+
+    async def set_args(self, args: Sequence[str]) -> None:
+        """Set the arguments that the program gets at the next `exec` (Go: Setargs)."""
+        self._args = [str(arg) for arg in args]
+
+    async def set_env(self, environ: Mapping[str, str]) -> None:
+        """Add to the environment of the next `exec`; what is set later wins (Go: Setenv)."""
+        self._environ.update(environ)
+
+    async def set_image(self, entry: Entry) -> None:
+        """Set what the machine runs after the next `exec` (Go: Setbinary)."""
+        self._entry = entry
+
+    async def get_image(self) -> Entry:
+        """Give what was set, or what the machine runs (Go: GetBinary)."""
+        return self._entry or self._machine.spec.entry
+
+    async def exec(self) -> None:
+        """Start the program anew with what was set, in a new process under the same identity; services are gone."""
+        self._pid()
+        spec = self._machine.spec
+        argv = spec.argv if self._args is None else [*spec.argv[:1], *self._args]
+        self._machine.restart(
+            replace(spec, argv=argv, environ={**spec.environ, **self._environ}, entry=self._entry or spec.entry)
+        )
+
+    async def shutdown(self, grace_s: float = 1.0) -> None:
+        """End the machine; answers at once, as the machine may be the one who asks (Go: Shutdown)."""
+        self._host.stop_soon(self._machine.id, grace_s, Cause.SHUTDOWN)
+
+    async def cpu_profile(self, seconds: float = _PROFILE) -> bytes:
+        """Sample the program for `seconds`: folded stacks as text.
+
+        Raises:
+            InvalidCall: if it is being sampled already.
+        """
+        if self._is_profiled:
+            raise InvalidCall(f"machine {self._machine.id} is being profiled already: wait until that is done")
+        self._is_profiled = True
+        try:
+            return await pyspy.record(self._reaper, self._pid(), seconds)
+        finally:
+            self._is_profiled = False
+
+    async def profiles(self) -> list[str]:
+        """Name the profiles that `profile` gives."""
+        return list(_PROFILES)
+
+    async def profile(self, name: str) -> bytes:
+        """Give a profile as text.
+
+        Raises:
+            InvalidCall: if there is none of this name.
+        """
+        if name not in _PROFILES:
+            raise InvalidCall(f"no such profile {name!r}: there is {', '.join(_PROFILES)}")
+        return await pyspy.dump(self._reaper, self._pid())
+
+    async def expvars(self) -> dict[str, object]:
+        """Give what the agent counts about the machine; the program has its own."""
+        spec = self._machine.spec
+        return {
+            "machine": spec.machine_id,
+            "name": spec.name,
+            "pid": self._pid(),
+            "started": self._machine.started,
+            "serving": self._machine.is_serving,
+            "output_bytes": self._machine.output_bytes,
+        }
+
+    def _pid(self) -> int:
+        if self._machine.certificate is not None:
+            raise MachineStopped(self._machine.certificate)
+        return self._machine.pid
+
+
+__all__ = ["KeepaliveReply", "MachineInfo", "Supervisor"]

@@ -1,0 +1,70 @@
+"""The tether: the agent ends when its driver does, at once, whatever its event loop is doing.
+
+A thread of its own waits for the end of standard input, whose other end only the driver has, and for the end of the
+driver's process if that is our parent (children that the driver forked may keep the pipe open). The thread then kills
+everything below the agent and exits the process without asking the loop: a busy loop delays it by no more than the
+interpreter's switch interval, 5 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+from bigmachine.agent.processes import end_everything
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+def tie(fd: int, parent: int, groups: Callable[[], Iterable[int]]) -> None:
+    """End this process when `fd` ends, or process `parent` (0: none) does. `groups`: what is to be killed first."""
+    threading.Thread(target=_hold, args=(fd, parent, groups), name="bigmachine-tether", daemon=True).start()
+
+
+def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]]) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    watched = _process_fd(parent)
+    if watched is not None:
+        poll.register(watched, select.POLLIN)
+    while True:
+        ready = [number for number, _ in poll.poll()]
+        if watched in ready or not _read(fd):
+            break
+    end_now(groups)
+
+
+def end_now(groups: Callable[[], Iterable[int]] = tuple) -> NoReturn:
+    """Kill everything below this process, the given groups first, and exit."""
+    try:
+        end_everything(groups())
+    finally:
+        os._exit(0)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)  # nothing is said any more; whatever comes is dropped
+    except OSError:
+        return b""
+
+
+def _process_fd(parent: int) -> int | None:
+    """Give a descriptor that becomes readable when our parent `parent` ends; None where there is none to be had."""
+    if not parent or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        descriptor: int = os.pidfd_open(parent)
+    except OSError:
+        return None
+    # Opened after a look at the parent it might be another process of the same number; so look afterwards.
+    if os.getppid() != parent:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+__all__ = ["end_now", "tie"]

@@ -1,0 +1,62 @@
+"""Tell a hung machine from a busy one.
+
+A program's I/O thread answers a probe every few seconds. Silence alone proves nothing: a C extension may hold the GIL
+for a minute and is doing its work. A machine is hung when it has been silent *and* its process has not run for that
+long: it used no CPU time and was not even waiting for a CPU. That covers a stopped process (state T), one stuck in
+the kernel (D) and an I/O thread that waits for a lock nobody will open; it spares a process that is being traced
+(state t), because a person with a debugger or a profiler is holding it.
+
+While the program is still coming up, nothing answers probes and waiting is normal (an import from a slow disk); then
+only a process that stands stopped counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the host says of a process: its state's letter as in proc(5), and its CPU time in any unit."""
+
+    state: str
+    cpu: int
+
+
+class Vitals:
+    """The signs of life of one machine. `patience` is in seconds."""
+
+    def __init__(self, patience: float, now: float) -> None:
+        self._patience = patience
+        self._alive = now
+        self._cpu = -1
+        self._serves = False
+
+    def serves(self, now: float) -> None:
+        """Note that the program answers probes from now on."""
+        self._serves = True
+        self._alive = now
+
+    def answered(self, now: float) -> None:
+        """Note that it answered one."""
+        self._alive = now
+
+    def is_hung(self, now: float, sample: Sample | None) -> bool:
+        """Take a look at the process into account; None where the host tells nothing of it."""
+        if sample is None or self._is_running(sample):
+            self._alive = now
+        if sample is not None:
+            self._cpu = sample.cpu
+        return now - self._alive >= self._patience
+
+    def silence(self, now: float) -> float:
+        """Seconds since the last sign of life."""
+        return now - self._alive
+
+    def _is_running(self, sample: Sample) -> bool:
+        if sample.state == "T":
+            return False
+        return not self._serves or sample.state in "Rt" or sample.cpu != self._cpu
+
+
+__all__ = ["Sample", "Vitals"]

@@ -1,0 +1,142 @@
+"""The agent's side of the zygote: a process that has imported what machines need, and forks one on request.
+
+It is started before the agent imports asyncio, so that the two import at the same time; hence nothing heavy is
+imported here, and the loop comes later (`attach`). A request is a message with three files (control, stdout, stderr);
+the answer is the pid of a machine that has become the agent's own child, or why it was refused. A zygote that does not
+answer is killed and not used again: machines are spawned from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.agent.commands import CONTROL_FD, zygote_command
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from bigmachine.agent.control import Message
+    from bigmachine.agent.loop_channel import LoopChannel
+
+#: A zygote may import torch (2.6 s measured, without byte code far more) before it answers the first time.
+PATIENCE: Final = 60.0
+
+
+class ForkRefused(Exception):
+    """There is no fork to be had; the message says why. The caller spawns."""
+
+
+class Zygote:
+    """A zygote's process. `environ` is what it was started with."""
+
+    def __init__(self, pid: int, sock: socket.socket, interpreter: list[str], environ: dict[str, str]) -> None:
+        self.pid = pid
+        self.interpreter = interpreter
+        self.environ = environ
+        self._sock = sock
+        self._channel: LoopChannel | None = None
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._why_not = ""
+
+    @classmethod
+    def start(cls, interpreter: list[str], sys_path: list[str], preload: list[str]) -> Zygote:
+        """Start the process.
+
+        Raises:
+            OSError: if the interpreter cannot be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        environ = dict(os.environ)
+        with theirs:
+            try:
+                pid = os.posix_spawnp(
+                    interpreter[0],
+                    zygote_command(interpreter, sys_path, os.getpid(), preload),
+                    environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD),
+                        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, 2, 1),  # the agent's own stdout is for its driver
+                    ],
+                )
+            except OSError:
+                ours.close()
+                raise
+        return cls(pid, ours, interpreter, environ)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to talk to it."""
+        from bigmachine.agent.loop_channel import LoopChannel
+
+        self._loop = loop
+        self._channel = LoopChannel(self._sock, loop, self._on_message, self._on_end)
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot be used any more; empty as long as it can."""
+        return self._why_not
+
+    async def fork(self, control: int, stdout: int, stderr: int) -> int:
+        """Fork a machine that has these files and become its parent; gives its pid. The files are closed here.
+
+        Raises:
+            ForkRefused: if it does not come about.
+        """
+        if self._channel is None or self._loop is None or self._why_not:
+            for fd in (control, stdout, stderr):
+                os.close(fd)
+            raise ForkRefused(self._why_not or "the zygote is not attached")
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._waiting.append(future)
+        timer = self._loop.call_later(PATIENCE, self._give_up, f"the zygote did not answer for {PATIENCE:.0f} s")
+        try:
+            self._channel.send({"k": "fork"}, (control, stdout, stderr))
+            return await future
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """End it: it exits when its socket closes, unless it is stuck."""
+        self._give_up("the zygote was ended")
+
+    def _on_message(self, message: Message) -> None:
+        for fd in message.fds:
+            os.close(fd)
+        if message.kind == "forked" and self._waiting:
+            _resolve(self._waiting.popleft(), message.number("pid"))
+        elif message.kind == "refused":
+            self._give_up(message.text("why"))
+
+    def _on_end(self) -> None:
+        self._abandon("the zygote died")
+
+    def _give_up(self, why: str) -> None:
+        if self._why_not:
+            return
+        # Its socket is open, so it has not been reaped, and the pid is its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._abandon(why)
+
+    def _abandon(self, why: str) -> None:
+        self._why_not = why
+        if self._channel is not None:
+            self._channel.close()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(ForkRefused(why))
+
+
+def _resolve(future: asyncio.Future[int], pid: int) -> None:
+    if not future.done():
+        future.set_result(pid)
+
+
+__all__ = ["PATIENCE", "ForkRefused", "Zygote"]

@@ -1,0 +1,86 @@
+"""What makes a process a machine: the boot record, and putting it into effect.
+
+There is at most one a process; `current` gives it, and None says that this process is a driver. It is process-wide
+state because it is a fact about the process, like `os.getpid()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bigmachine.agent.launch import LaunchSpec
+from bigmachine.agent.processes import MARK
+from bigmachine.trust.identity import Identity
+
+if TYPE_CHECKING:
+    from bigmachine.agent.control import BlockingChannel, Message
+
+_current: Boot | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Boot:
+    """This machine: who it is, what it was told to be, and its line to the agent. `is_served`: `serve` was reached."""
+
+    identity: Identity
+    spec: LaunchSpec
+    channel: BlockingChannel
+    is_served: bool = False
+
+
+def current() -> Boot | None:
+    """Give this machine's boot record; None in a driver."""
+    return _current
+
+
+def is_driver() -> bool:
+    """Tell whether this process is a driver."""
+    return _current is None
+
+
+def read(message: Message, channel: BlockingChannel) -> Boot:
+    """Read the boot message, and make this process the machine that it describes, but for its environment.
+
+    Raises:
+        ValueError: if the agent speaks another language; it was then started from another version of the library.
+    """
+    global _current  # see above
+    if message.kind != "boot":
+        raise ValueError(f"the first message to a machine must be 'boot', not {message.kind!r}")
+    identity = message.body.get("identity")
+    if not isinstance(identity, dict):
+        raise ValueError("the boot message holds no identity")  # noqa: TRY004 (bad bytes, not a bad argument)
+    _current = Boot(Identity.from_dict(identity), LaunchSpec.from_text(message.text("spec")), channel)
+    return _current
+
+
+def apply(spec: LaunchSpec) -> None:
+    """Make this process look as if the program had been started here, by its own command line.
+
+    Raises:
+        OSError: if the working directory is not there.
+    """
+    os.environ.clear()
+    os.environ.update(spec.environ)
+    os.environ["BIGMACHINE_MODE"] = "machine"
+    os.environ[MARK] = spec.machine_id
+    time.tzset()
+    sys.argv[:] = spec.argv
+    sys.path[:] = spec.sys_path
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe is block buffered, and a line must not wait for 8 KB of others, nor be lost with the process.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stderr, or not a file
+        faulthandler.enable()
+    os.chdir(spec.cwd)
+
+
+__all__ = ["Boot", "apply", "current", "is_driver", "read"]

@@ -1,0 +1,142 @@
+"""Serve: what the program's main becomes when it reaches `bigmachine.start()` in a machine's process.
+
+The event loop runs in the main thread, under the user's own call of `start`, and never returns. The agent passes
+accepted connections on the control socket; each gets its TLS handshake here, with the machine's own key. The end of
+the control socket is the end of the agent, and so of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+from bigmachine.agent.loop_channel import LoopChannel
+from bigmachine.errors import AuthenticationError, Cause, InvalidCall
+from bigmachine.program import boot, failure
+from bigmachine.program.main import end_by, exit_status, finish
+from bigmachine.program.supervisor import Supervisor
+from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket
+from bigmachine.trust import Peer, Role, server_context
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from bigmachine.agent.control import Message
+    from bigmachine.program.boot import Boot
+
+#: After a failure has been reported: time for the answer of the call that failed to leave.
+_LAST_ANSWER: Final = 0.1
+
+
+class SessionFactory(Protocol):
+    """Makes the session that services see. Called once, on the event loop, before anybody can call; must not wait."""
+
+    def __call__(self, machine: Boot, server: Server, /) -> object: ...
+
+
+def serve(make_session: SessionFactory) -> NoReturn:
+    """Serve this machine until its end, which is the end of the process.
+
+    Raises:
+        InvalidCall: in a driver.
+    """
+    machine = boot.current()
+    if machine is None:
+        raise InvalidCall("only a machine's process serves; a driver starts machines by bigmachine.start()")
+    machine.is_served = True
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    serving = _Serving(machine, loop)
+    try:
+        loop.run_until_complete(serving.run(make_session))
+    except KeyboardInterrupt:
+        end_by(signal.SIGINT)
+    except SystemExit as error:
+        finish(exit_status(error))
+    except BaseException as error:  # noqa: BLE001 (the edge of the process)
+        serving.fail(Cause.BOOT_FAILED, f"{type(error).__name__}: {error}", error)
+    finish(1)
+
+
+class _Serving:
+    """The serving machine."""
+
+    def __init__(self, machine: Boot, loop: asyncio.AbstractEventLoop) -> None:
+        self._machine = machine
+        self._loop = loop
+        self._status: asyncio.Future[int] = loop.create_future()
+        self._server: Server | None = None
+        self._context: ssl.SSLContext | None = None
+        self._channel: LoopChannel | None = None
+
+    async def run(self, make_session: SessionFactory) -> None:
+        machine = self._machine
+        table = ServiceTable()
+        codec = Codec(by_value=machine.spec.interactive, machine=machine.spec.name)
+        server = self._server = Server(table, authorize=authorize, codec=codec)
+        server.session = make_session(machine, server)
+        table.register("Supervisor", Supervisor(table, server.session, self._loop, self.send, self.fail))
+        self._context = server_context(machine.identity)
+        waiting = machine.channel.take_over()
+        self._channel = LoopChannel(
+            machine.channel.socket, self._loop, self._on_message, self._on_end, machine.channel.decoder
+        )
+        self.send({"k": "serving"})
+        for message in waiting:
+            self._on_message(message)
+        finish(await self._status)
+
+    def send(self, body: Mapping[str, object]) -> None:
+        """Tell the agent something; on the loop's thread."""
+        if self._channel is not None:
+            self._channel.send(body)
+        else:
+            self._machine.channel.send(body)
+
+    def fail(self, cause: Cause, detail: str, error: BaseException) -> None:
+        """Tell the agent why this machine cannot go on, and end it soon."""
+        self.send(failure.failed(cause, detail, error))
+        self._loop.call_later(_LAST_ANSWER, self._end, 1)
+
+    def _end(self, status: int) -> None:
+        if not self._status.done():
+            self._status.set_result(status)
+
+    def _on_message(self, message: Message) -> None:
+        if message.kind == "conn" and message.fds:
+            self._connect(message.fds[0])
+        elif message.kind == "probe":
+            self.send({"k": "alive", "n": message.number("n")})
+        elif message.kind == "shutdown":
+            self._end(0)
+
+    def _on_end(self) -> None:
+        os._exit(1)  # the agent is gone: nobody is left to tell, and nothing may stay
+
+    def _connect(self, fd: int) -> None:
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        assert self._server is not None
+        assert self._context is not None
+        self._server.reactor.spawn(serve_socket(sock, self._context, self._server), "handshake")
+
+
+def authorize(peer: Peer, method: str) -> None:
+    """Let the driver, machines and clients of the session call services; only the driver brings new ones.
+
+    Raises:
+        AuthenticationError: if this peer may not call this method.
+    """
+    if peer.role is Role.DRIVER:
+        return
+    if peer.role not in (Role.MACHINE, Role.CLIENT):
+        raise AuthenticationError(f"{peer} may not call {method}: an agent calls no services")
+    if method == "Supervisor.register":
+        raise AuthenticationError(f"{peer} may not call {method}: only the driver installs services")
+
+
+__all__ = ["SessionFactory", "authorize", "serve"]
