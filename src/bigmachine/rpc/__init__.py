@@ -9,7 +9,7 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.context import CallInfo, current_call, deadline
 from bigmachine.rpc.link import Dialer, Link
-from bigmachine.rpc.net import TlsDialer, serve_socket
+from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket
 from bigmachine.rpc.reactor import Reactor, new_event_loop
 from bigmachine.rpc.server import Server
 from bigmachine.rpc.services import ServiceTable, name_of
@@ -22,6 +22,7 @@ __all__ = [
     "Codec",
     "Dialer",
     "Link",
+    "PeerGone",
     "Reactor",
     "Server",
     "ServiceTable",

@@ -16,7 +16,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError
+from bigmachine.errors import (
+    AuthenticationError,
+    BigmachineError,
+    DeadlineExceeded,
+    InvalidCall,
+    MachineStopped,
+    NetworkError,
+)
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection, Receiver
@@ -67,20 +74,21 @@ class Link(Lanes):
         *,
         codec: Codec | None = None,
         name: str = "",
-        verdict: Verdict | None = None,
-        keeps_trying: Callable[[], bool] | None = None,
+        is_held: bool = False,
     ) -> None:
         super().__init__()
         self.reactor = reactor
         self.codec = codec or Codec(machine=name)
         self.name = name
         self._dialer = dialer
-        self._verdict = verdict
-        self._keeps_trying = keeps_trying
+        self._verdict: Verdict | None = None
+        #: Whether calls wait: the machine is not up yet.
+        self._is_held = is_held
         self._idents = itertools.count(1)
         self._token = os.urandom(16)
         self._pending: dict[int, Call[Any]] = {}
-        self._waiting: dict[int, Encoded] = {}
+        self._waiting: dict[int, Encoded] = {}  # for a connection
+        self._held: dict[int, Encoded] = {}  # for `release`
         self._dialling: asyncio.Task[Any] | None = None
         self._dialling_bulk: asyncio.Task[Any] | None = None
         self._for_bulk: list[Encoded] = []
@@ -93,9 +101,16 @@ class Link(Lanes):
     # from any thread
 
     def submit(
-        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout: float | None = None,
+        *,
+        is_urgent: bool = False,
+        key: bytes | None = None,
     ) -> Call[Any]:
-        """Send a call.
+        """Send a call; one that `is_urgent` also while the link is held.
 
         Raises: InvalidCall if an argument cannot be pickled; DeadlineExceeded if the deadline has passed already.
         """
@@ -107,13 +122,13 @@ class Link(Lanes):
             timeout = left if timeout is None else min(left, timeout)
         ident = next(self._idents)
         call: Call[Any] = Call(ident, method)
-        encoded = self.codec.call(CALL, ident, method, args, kwargs, timeout)
+        encoded = self.codec.call(CALL, ident, method, args, kwargs, timeout, key)
         call._on_cancel = self._cancelled
         reactor = self.reactor
         if reactor.is_here:
-            self._start(call, encoded, timeout)
+            self._start(call, encoded, timeout, is_urgent)
         else:
-            reactor.post(self._start, call, encoded, timeout)
+            reactor.post(self._start, call, encoded, timeout, is_urgent)
         return call
 
     def call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
@@ -138,15 +153,38 @@ class Link(Lanes):
 
     # on the reactor's thread
 
-    def _start(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> None:
+    def judge_with(self, verdict: Verdict) -> None:
+        """Have `verdict` say what a lost connection means; to be set before the first call."""
+        self._verdict = verdict
+
+    def release(self) -> None:
+        """Let the calls go that waited for the machine to be up."""
+        self._is_held = False
+        held, self._held = self._held, {}
+        for ident, encoded in held.items():
+            if (call := self._pending.get(ident)) is not None:
+                self._enter(call, encoded)
+
+    def renew(self) -> None:
+        """Give the connection up, for it is mute, and dial anew for the next call."""
+        if self.main is not None:
+            self.main.abort(NetworkError(f"the connection to {self.name} fell silent"))
+
+    def _start(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool) -> None:
         if self._closed is not None:
-            call.fail(self._closed)
+            call.fail(_fresh(self._closed))
             return
         if call.done():
             return
         self._pending[call.ident] = call
         if timeout is not None:
             call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
+        if self._is_held and not is_urgent:
+            self._held[call.ident] = encoded
+        else:
+            self._enter(call, encoded)
+
+    def _enter(self, call: Call[Any], encoded: Encoded) -> None:
         if self.main is not None:
             self._send(encoded)
         else:
@@ -169,7 +207,7 @@ class Link(Lanes):
         if self._pending.pop(ident, None) is None:
             if (incoming := self.incoming.get(ident)) is not None:
                 incoming.close()
-        elif self._waiting.pop(ident, None) is None:
+        elif self._waiting.pop(ident, None) is None and self._held.pop(ident, None) is None:
             self.transmit(small_frame(CANCEL, 0, ident))
 
     def run_in_thread(self, job: Job) -> None:
@@ -222,25 +260,17 @@ class Link(Lanes):
     # connections
 
     async def _dial(self) -> None:
-        pause = 0.02
         try:
-            while self._closed is None:
-                try:
-                    connection = await self._dialer.dial(self.reactor, self)
-                except BigmachineError as exc:
-                    if self._keeps_trying is None or not exc.temporary or not self._keeps_trying():
-                        self._fail_waiting(exc)
-                        return
-                    await asyncio.sleep(pause)
-                    pause = min(1.0, pause * 2)
-                    continue
-                self._up(connection)
-                return
+            self._up(await self._dialer.dial(self.reactor, self))
+        except BigmachineError as exc:
+            await self._fail_waiting(exc)
         except Exception as exc:  # the task's edge: whoever waits must hear of it
             _log.exception("dialling %s failed", self.name)
-            self._fail_waiting(NetworkError(f"dialling {self.name} failed: {exc}"))
+            await self._fail_waiting(NetworkError(f"dialling {self.name} failed: {exc}"))
         finally:
             self._dialling = None
+            if self._waiting and self._closed is None:  # they came while the failure was told
+                self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _up(self, connection: Connection) -> None:
         if self._closed is not None:
@@ -293,7 +323,7 @@ class Link(Lanes):
         if self.bulk is not None:
             self.bulk.abort(error)
         cause = translate_loss(error, self.name)
-        sent = [call for ident, call in self._pending.items() if ident not in self._waiting]
+        sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
             del self._pending[call.ident]
         streams = list(self.incoming.values())
@@ -312,15 +342,14 @@ class Link(Lanes):
         elif self._verdict is not None:
             error = await self._verdict(cause)
         for call in calls:
-            call.fail(error)
+            call.fail(_fresh(error))
         for stream in streams:
-            stream.end(error)
+            stream.end(_fresh(error))
 
-    def _fail_waiting(self, exc: BaseException) -> None:
-        for ident in list(self._waiting):
-            if (call := self._pending.pop(ident, None)) is not None:
-                call.fail(exc)
-        self._waiting.clear()
+    async def _fail_waiting(self, cause: BigmachineError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        calls = [call for ident in waiting if (call := self._pending.pop(ident, None)) is not None]
+        await self._judge(calls, [], cause)
 
     def _close(self, error: BaseException) -> None:
         if self._closed is not None:
@@ -330,12 +359,22 @@ class Link(Lanes):
             self._dialling.cancel()
         pending, self._pending = self._pending, {}
         self._waiting.clear()
+        self._held.clear()
         for call in pending.values():
-            call.fail(error)
+            call.fail(_fresh(error))
         self.end_streams(error)
         self.close_lanes()
         if self._pool is not None:
             self._pool.close()
+
+
+def _fresh(error: BaseException) -> BaseException:
+    """Make an exception that one caller may raise: raised by several, their tracebacks would run together."""
+    if not isinstance(error, MachineStopped | NetworkError | AuthenticationError):
+        return error
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def translate_loss(error: Exception | None, name: str) -> BigmachineError:

@@ -25,6 +25,10 @@ ALPN = "bigmachine/1"
 HANDSHAKE_TIMEOUT = 10.0
 
 
+class PeerGone(NetworkError):
+    """The peer's host says that nothing listens at its port: the peer has ended, it is not just out of reach."""
+
+
 @dataclass(frozen=True, slots=True)
 class TlsDialer:
     """Reaches `server_id` at a host and port, and only it: its certificate has to name the id, session and role."""
@@ -92,7 +96,7 @@ def as_network_error(exc: BaseException, where: str) -> BigmachineError:
     if isinstance(exc, TimeoutError):
         return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")
     if isinstance(exc, ConnectionRefusedError):
-        return NetworkError(f"{where} refused the connection: nothing listens there any more")
+        return PeerGone(f"{where} refused the connection: nothing listens there any more")
     return NetworkError(f"the connection to {where} failed: {type(exc).__name__}: {exc}")
 
 
@@ -150,4 +154,4 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
         sock.close()
 
 
-__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "TlsDialer", "as_network_error", "serve_socket"]
+__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "PeerGone", "TlsDialer", "as_network_error", "serve_socket"]

@@ -1,0 +1,104 @@
+"""One program that becomes its own cluster.
+
+    with bigmachine.start("local") as session:
+        machine, = session.start(1, services={"PI": CirclePi()})
+        print(machine.call(CirclePi.sample, 1000))
+
+Everything here is imported when it is first used: `import bigmachine` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigmachine import driver as driver
+    from bigmachine import errors as errors
+    from bigmachine.errors import (
+        AuthenticationError,
+        BigmachineError,
+        DeadlineExceeded,
+        DeathCertificate,
+        ImageError,
+        InvalidCall,
+        MachineStopped,
+        NetworkError,
+        ProvisionError,
+        RemoteError,
+    )
+    from bigmachine.image import Image
+    from bigmachine.machine import Machine, State
+    from bigmachine.rpc import Call, CallInfo, Stream, current_call, deadline
+    from bigmachine.session import Session, init, is_driver, start
+    from bigmachine.system import Keepalive, Launched, System, register_system
+
+_WHERE = {
+    "bigmachine.errors": (
+        "AuthenticationError",
+        "BigmachineError",
+        "DeadlineExceeded",
+        "DeathCertificate",
+        "ImageError",
+        "InvalidCall",
+        "MachineStopped",
+        "NetworkError",
+        "ProvisionError",
+        "RemoteError",
+    ),
+    "bigmachine.image": ("Image",),
+    "bigmachine.machine": ("Machine", "State"),
+    "bigmachine.rpc": ("Call", "CallInfo", "Stream", "current_call", "deadline"),
+    "bigmachine.session": ("Session", "init", "is_driver", "start"),
+    "bigmachine.system": ("Keepalive", "Launched", "System", "register_system"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+_MODULES = ("driver", "errors", "testing")
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name in _MODULES:
+        value: object = import_module(f"bigmachine.{name}")
+    elif name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'bigmachine' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "AuthenticationError",
+    "BigmachineError",
+    "Call",
+    "CallInfo",
+    "DeadlineExceeded",
+    "DeathCertificate",
+    "Image",
+    "ImageError",
+    "InvalidCall",
+    "Keepalive",
+    "Launched",
+    "Machine",
+    "MachineStopped",
+    "NetworkError",
+    "ProvisionError",
+    "RemoteError",
+    "Session",
+    "State",
+    "Stream",
+    "System",
+    "current_call",
+    "deadline",
+    "driver",
+    "errors",
+    "init",
+    "is_driver",
+    "register_system",
+    "start",
+]

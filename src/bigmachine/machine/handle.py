@@ -1,0 +1,357 @@
+"""`Machine`: the handle through which a program uses one machine.
+
+The handle itself decides little: its state changes by the table in `life`, `owned` and `dialled` drive it, a `Link`
+carries its calls. What belongs to the Supervisor goes to the agent, everything else to the machine's program.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+
+from bigmachine.errors import (
+    BigmachineError,
+    Cause,
+    DeadlineExceeded,
+    DeathCertificate,
+    InvalidCall,
+    MachineStopped,
+)
+from bigmachine.machine.life import Life, Phase, State
+from bigmachine.machine.proxy import make_proxy
+from bigmachine.machine.retry import retry
+from bigmachine.machine.routes import Address
+from bigmachine.rpc import Call, Link, Stream, name_of
+
+if TYPE_CHECKING:
+    from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
+
+_log = logging.getLogger("bigmachine")
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+S = TypeVar("S")
+
+_KEPT_REPLIES = 10
+#: These methods of the Supervisor are the program's own: they need its classes and its memory.
+_OF_THE_PROGRAM = frozenset(("Supervisor.register", "Supervisor.expvars"))
+
+
+class Keeper(Protocol):
+    """What drives a handle: an owner, or somebody who only dialled."""
+
+    is_owner: bool
+
+    def cancel(self) -> None: ...
+
+    def shutdown(self, timeout: float) -> None: ...
+
+
+class Machine:
+    """One machine of a cluster. Made by `Session.start` and `Session.dial`, never directly.
+
+    Picklable: sent to another machine it arrives there as a dialled handle, ready to call.
+    """
+
+    def __init__(
+        self, address: Address, session_id: str, *, program: Link, agent: Link, hostname: str = "", maxprocs: int = 1
+    ) -> None:
+        self._address = address
+        self._session_id = session_id
+        self._program = program
+        self._agent = agent
+        self._life = Life(str(address))
+        self._changed = threading.Condition()
+        self._has_run = False
+        self._watchers: list[Callable[[Machine], None]] = []
+        self._keeper: Keeper | None = None
+        self._replies: deque[float] = deque(maxlen=_KEPT_REPLIES)
+        self._lease_end: float | None = None
+        self.hostname = hostname
+        self.maxprocs = maxprocs
+
+    # what it is
+
+    @property
+    def address(self) -> str:
+        """`host:port/id`: where it is, and which machine exactly."""
+        return str(self._address)
+
+    @property
+    def name(self) -> str:
+        """The short name that stands before its lines of output."""
+        return self._address.name
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process started it and keeps it alive."""
+        return self._keeper is not None and self._keeper.is_owner
+
+    @property
+    def state(self) -> State:
+        return self._life.state
+
+    @property
+    def phase(self) -> Phase:
+        """What it is doing while it is STARTING."""
+        return self._life.phase
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it stopped; None before. A `MachineStopped`, with the underlying exception as its cause."""
+        return self._life.error
+
+    def wait(self, state: State = State.RUNNING, timeout: float | None = None) -> State:
+        """Wait until the machine has reached `state` or a later one; return the state it is in.
+
+        Raises: MachineStopped if it stopped without having reached `state`; DeadlineExceeded after `timeout`
+            seconds, or when the `deadline()` around this passes.
+        """
+        self._refuse_on_loop("wait")
+        end = _until(timeout)
+        with self._changed:
+            while self._life.state < state:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise DeadlineExceeded(
+                        f"machine {self.name} ({self.address}) was not {state.name} in time: "
+                        f"it is {self._life.state.name}, {self._life.phase.value}"
+                    )
+                self._changed.wait(left)
+            if state is State.RUNNING and self._life.state is State.STOPPED and not self._has_run:
+                raise _copy_of(self._life.error)
+            return self._life.state
+
+    # calls
+
+    @overload
+    def call(
+        self, method: Callable[Concatenate[Any, P], AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def call(
+        self, method: Callable[Concatenate[Any, P], Iterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def call(self, method: Callable[Concatenate[Any, P], Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def call(self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method, wait for its outcome and return it; waits for the machine to run, too.
+
+        `method` is "Service.method", or the function itself (`CirclePi.sample`), which type checkers follow.
+
+        Raises: what the method raises; MachineStopped, NetworkError, InvalidCall, DeadlineExceeded.
+        """
+        self._refuse_on_loop("call")
+        call = self._submit(method, args, kwargs)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # KeyboardInterrupt: without effect if the call itself has failed
+            raise
+
+    @overload
+    def submit(
+        self, method: Callable[Concatenate[Any, P], AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[Stream[T]]: ...
+    @overload
+    def submit(
+        self, method: Callable[Concatenate[Any, P], Iterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[Stream[T]]: ...
+    @overload
+    def submit(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Call[R]: ...
+    @overload
+    def submit(self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    @overload
+    def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call[Any]: ...
+    def submit(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method without waiting: returns a `Call`, to be awaited or asked for its `result()`.
+
+        What is wrong with the call itself (InvalidCall) is the outcome of the `Call`, too.
+        """
+        return self._submit(method, args, kwargs)
+
+    @overload
+    def retry_call(
+        self, method: Callable[Concatenate[Any, P], Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    def retry_call(self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def retry_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def retry_call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """`call`, again while the error is temporary, with growing pauses, until the `deadline()` around it.
+
+        However often it is sent, it runs at most once on a machine.
+        """
+        self._refuse_on_loop("retry_call")
+        return retry(lambda key: self._submit(method, args, kwargs, key))
+
+    def service(self, cls: type[S], name: str | None = None) -> S:
+        """Return a proxy whose methods are calls: `machine.service(CirclePi).sample(10)`.
+
+        `name`: the service's name, needed only if several services are of this class.
+        """
+        return cast(S, make_proxy(self.call, cls, name))
+
+    def _submit(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: bytes | None = None) -> Call[Any]:
+        try:
+            name = method if type(method) is str else name_of(method)
+            if name.startswith("Supervisor."):
+                return self._supervise(name, args, kwargs)
+            return self._program.submit(name, args, kwargs, key=key)
+        except BigmachineError as exc:
+            call: Call[Any] = Call(0, str(method))
+            call.fail(exc)
+            return call
+
+    def _supervise(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
+        if name in _OF_THE_PROGRAM:
+            return self._program.submit(name, args, kwargs)
+        if self._life.state is State.STOPPED:
+            raise _copy_of(self._life.error)
+        method = name.removeprefix("Supervisor.")
+        return self._agent.submit(f"Supervisor@{self._address.machine_id}.{method}", args, kwargs)
+
+    # its host
+
+    def mem_info(self) -> MemInfo:
+        """Return the memory of its host, within the limits of its container."""
+        return cast("MemInfo", self.call("Supervisor.mem_info"))
+
+    def disk_info(self) -> DiskInfo:
+        """Return the disk that holds its temporary files."""
+        return cast("DiskInfo", self.call("Supervisor.disk_info"))
+
+    def load_info(self) -> LoadInfo:
+        """Return the load averages of its host."""
+        return cast("LoadInfo", self.call("Supervisor.load_info"))
+
+    def keepalive_reply_times(self) -> list[float]:
+        """Return how long the last keepalives took, in seconds, the most recent first."""
+        return list(self._replies)
+
+    @property
+    def next_keepalive(self) -> float | None:
+        """In how many seconds the machine has to hear of its keeper again; None if it has not yet, or is stopped."""
+        if self._lease_end is None or self._life.state is State.STOPPED:
+            return None
+        return max(0.0, self._lease_end - time.monotonic())
+
+    # its end
+
+    def cancel(self) -> None:
+        """Fail all pending calls and stop the handle at once; the machine cleans up by itself."""
+        certificate = DeathCertificate(Cause.CANCELLED, self.name, "its handle was cancelled", stopped=time.time())
+        self.stop(MachineStopped(certificate))
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    def shutdown(self, timeout: float = 20.0) -> None:
+        """End the machine and wait for its last output, at most `timeout` seconds. Safe to call twice.
+
+        Raises: InvalidCall if somebody else owns it.
+        """
+        self._refuse_on_loop("shutdown")
+        if not self.owned:
+            raise InvalidCall(f"machine {self.address} is owned by somebody else: only its owner may shut it down")
+        if self._life.state is not State.STOPPED and self._keeper is not None:
+            self._keeper.shutdown(timeout)
+
+    # for its keeper
+
+    def enter(self, state: State, error: BaseException | None = None) -> bool:
+        """Change the state; wakes whoever waits for it. False if it has stopped before."""
+        with self._changed:
+            if not self._life.enter(state, time.monotonic(), error):
+                return False
+            self._has_run = self._has_run or state is State.RUNNING
+            self._changed.notify_all()
+        for watcher in list(self._watchers):
+            watcher(self)
+        return True
+
+    def reach(self, phase: Phase) -> None:
+        """Note a phase of the start."""
+        with self._changed:
+            self._life.reach(phase, time.monotonic())
+
+    def stop(self, error: MachineStopped) -> bool:
+        """Stop the handle, for this reason; False if it has stopped before."""
+        if not self.enter(State.STOPPED, error):
+            return False
+        self._program.close(error)
+        return True
+
+    def watch(self, watcher: Callable[[Machine], None]) -> None:
+        """Have `watcher(machine)` called at each change of state; in the thread that changes it."""
+        self._watchers.append(watcher)
+
+    def keep(self, keeper: Keeper) -> None:
+        """Say who drives this handle."""
+        self._keeper = keeper
+
+    def kept_alive(self, took: float, lease: float) -> None:
+        """Note an answered keepalive."""
+        self._replies.appendleft(took)
+        self._lease_end = time.monotonic() + lease
+
+    def _refuse_on_loop(self, what: str) -> None:
+        if self._program.reactor.is_here:
+            raise BigmachineError(
+                f"Machine.{what}() waits, and would stop the event loop that carries its answer: "
+                "in an 'async def' method use 'await machine.submit(...)'"
+            )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return arrive, (self._session_id, self.address, self.hostname, self.maxprocs)
+
+    def __repr__(self) -> str:
+        error = f": {type(self._life.error).__name__}" if self._life.error is not None else ""
+        phase = f" ({self._life.phase.value})" if self._life.state is State.STARTING else ""
+        return f"<Machine {self.name} {self.address} {self._life.state.name}{phase}{error}>"
+
+
+# Handles that arrive in a pickle need the session that they belong to here. A process has one, or a few; they are
+# entered by the session itself when it begins and leave with it.
+_arrivals: dict[str, Callable[[str, str, int], Machine]] = {}
+
+
+def receive_with(session_id: str, dial: Callable[[str, str, int], Machine] | None) -> None:
+    """Have handles of this session that arrive in this process made by `dial(address, hostname, maxprocs)`."""
+    if dial is None:
+        _arrivals.pop(session_id, None)
+    else:
+        _arrivals[session_id] = dial
+
+
+def arrive(session_id: str, address: str, hostname: str, maxprocs: int) -> Machine:
+    """Make the handle that a pickle stands for."""
+    dial = _arrivals.get(session_id)
+    if dial is None:
+        raise InvalidCall(f"a handle of machine {address} arrived where its session is not: it can only be sent inside")
+    return dial(address, hostname, maxprocs)
+
+
+def _until(timeout: float | None) -> float | None:
+    from bigmachine.rpc.context import get_deadline
+
+    outer = get_deadline()
+    own = None if timeout is None else time.monotonic() + timeout
+    return min((end for end in (own, outer) if end is not None), default=None)
+
+
+def _copy_of(error: BaseException | None) -> BaseException:
+    assert isinstance(error, MachineStopped)
+    copy = MachineStopped(error.certificate)
+    copy.__cause__ = error.__cause__
+    return copy

@@ -1,0 +1,144 @@
+"""One agent, as the driver sees it: its link, its stream of events, and the machines that it carries.
+
+The events tell what only the agent can know: what a machine wrote, how far it is, and how it died. They are read from
+a cursor, so nothing is lost when the connection breaks, and acknowledged, so that the agent need not keep them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import time
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from bigmachine.agent import Event, Output, PhaseChanged, Stopped
+from bigmachine.errors import BigmachineError, Cause, DeathCertificate, MachineStopped, RemoteTraceback
+from bigmachine.machine.life import Phase
+from bigmachine.rpc import Link, PeerGone
+
+_log = logging.getLogger("bigmachine")
+#: Acknowledge after so many bytes of events; and in any case when there is nothing more to read for a moment.
+_ACK_BYTES = 256 * 1024
+_ACK_PAUSE = 0.2
+_PAUSE = 0.5
+
+
+class Tenant(Protocol):
+    """A machine on this host, for what the agent says of it."""
+
+    def wrote(self, stream: str, data: bytes) -> None: ...
+
+    def reached(self, phase: Phase) -> None: ...
+
+    def died(self, error: MachineStopped) -> None: ...
+
+
+class Host:
+    """The driver's side of one agent."""
+
+    def __init__(self, agent_id: str, link: Link) -> None:
+        self.agent_id = agent_id
+        self.link = link
+        self._tenants: dict[str, Tenant] = {}
+        self._cursor = 0
+        self._acknowledged = 0
+        self._unacknowledged = 0
+        self._reading: asyncio.Task[object] | None = None
+        self._acking: asyncio.TimerHandle | None = None
+        self._is_ending = False
+
+    # on the reactor's thread
+
+    def admit(self, machine_id: str, tenant: Tenant) -> None:
+        """Begin to listen for what happens to a machine."""
+        self._tenants[machine_id] = tenant
+        if self._reading is None:
+            self._reading = self.link.reactor.spawn(self._read(), f"events of {self.agent_id}")
+
+    def dismiss(self, machine_id: str) -> None:
+        """Stop listening for a machine."""
+        self._tenants.pop(machine_id, None)
+
+    async def _read(self) -> None:
+        while not self._is_ending:
+            try:
+                stream = await self.link.submit("Agent.events", (self._cursor,), {})
+                await self._follow(stream)
+            except PeerGone:
+                self._lost("its agent does not listen any more")
+                return
+            except BigmachineError as exc:
+                if self._is_ending:
+                    return
+                _log.debug("the events of agent %s broke off: %s", self.agent_id, exc)
+                if not exc.temporary:
+                    self._lost(f"its agent gave up: {exc}")
+                    return
+            await asyncio.sleep(_PAUSE if self._cursor else _PAUSE / 10)
+
+    async def _follow(self, stream: AsyncIterator[Event]) -> None:
+        async for event in stream:
+            if event.seq <= self._cursor:
+                continue
+            self._cursor = event.seq
+            self._take(event)
+            self._unacknowledged += len(event.data) if isinstance(event, Output) else 256
+            if self._unacknowledged >= _ACK_BYTES:
+                self._acknowledge()
+            elif self._acking is None:
+                self._acking = self.link.reactor.loop.call_later(_ACK_PAUSE, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        if self._acking is not None:
+            self._acking.cancel()
+            self._acking = None
+        self._unacknowledged = 0
+        if self._cursor > self._acknowledged and not self._is_ending:
+            self._acknowledged = self._cursor
+            self.link.submit("Agent.ack", (self._cursor,), {})
+
+    def _take(self, event: Event) -> None:
+        tenant = self._tenants.get(event.machine_id)
+        if tenant is None:
+            return
+        if isinstance(event, Output):
+            tenant.wrote(event.stream, event.data)
+        elif isinstance(event, PhaseChanged):
+            try:
+                tenant.reached(Phase(event.phase))
+            except ValueError:
+                _log.debug("agent %s reports the unknown phase %r", self.agent_id, event.phase)
+        else:
+            tenant.died(stopped_by(event))
+
+    def _lost(self, detail: str) -> None:
+        for tenant in list(self._tenants.values()):
+            tenant.died(MachineStopped(DeathCertificate(Cause.AGENT_LOST, detail=detail, stopped=time.time())))
+
+    def close(self, error: BaseException) -> None:
+        """Stop listening for good."""
+        self._is_ending = True
+        if self._acking is not None:
+            self._acking.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+        self.link.close(error)
+
+
+def stopped_by(event: Stopped) -> MachineStopped:
+    """Make the error that a machine's end means, with what was raised there as its cause."""
+    error = MachineStopped(event.certificate)
+    if event.exception is not None:
+        try:
+            error.__cause__ = pickle.loads(event.exception)
+        except Exception as exc:
+            _log.debug("the exception that ended %s cannot be rebuilt here: %s", event.machine_id, exc)
+    if event.text:
+        traceback = RemoteTraceback(event.text, event.certificate.machine)
+        if error.__cause__ is None:
+            error.__cause__ = traceback
+        else:
+            error.__cause__.__cause__ = traceback
+    return error

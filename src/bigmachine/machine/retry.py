@@ -1,0 +1,54 @@
+"""Calling again while the error is temporary: when, and how long to pause.
+
+Every attempt carries the same key, so a machine that has seen it answers with that call's outcome, or waits for it,
+instead of running it again. An exception of the method itself is an outcome, whatever it says of being temporary.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bigmachine.errors import BigmachineError, DeadlineExceeded, is_remote
+from bigmachine.rpc import Call
+from bigmachine.rpc.context import remaining
+
+#: Pauses grow by half from 0.05 s to 5 s, each a random share of it (AWS's "full jitter", but not below a half).
+_FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 5.0
+
+
+def pause(attempt: int, chance: float) -> float:
+    """Return the seconds to wait after failed attempt number `attempt` (from 0); `chance` is from 0 to 1. Pure."""
+    longest: float = min(_LONGEST, _FIRST * _GROWTH**attempt)
+    return longest * (0.5 + 0.5 * chance)
+
+
+def is_worth_repeating(exc: BaseException) -> bool:
+    """Tell whether an error is the link's and may go away."""
+    return isinstance(exc, BigmachineError) and exc.temporary and not is_remote(exc)
+
+
+def retry(submit: Callable[[bytes], Call[Any]]) -> Any:
+    """Run a call until it has an outcome that repeating cannot change.
+
+    Raises: that outcome; DeadlineExceeded, from the last error, if the next pause would pass the deadline.
+    """
+    key = os.urandom(16)
+    attempt = 0
+    while True:
+        call = submit(key)
+        try:
+            return call.result()
+        except BaseException as exc:
+            call.cancel()
+            if not is_worth_repeating(exc):
+                raise
+            wait = pause(attempt, random.random())
+            left = remaining()
+            if left is not None and left <= wait:
+                raise DeadlineExceeded(f"{call.method} failed {attempt + 1} times until its deadline: {exc}") from exc
+        attempt += 1
+        time.sleep(wait)

@@ -1,0 +1,49 @@
+"""What `Session.start` takes as services: names and objects, checked before a machine is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bigmachine.errors import InvalidCall
+from bigmachine.rpc import Codec, ServiceTable
+
+
+def named(services: Mapping[str, object] | Iterable[object]) -> dict[str, object]:
+    """Return services by name; from an iterable each is named after its class.
+
+    Raises: InvalidCall if there is none, or two of an iterable's would have one name.
+    """
+    if isinstance(services, Mapping):
+        result = dict(services)
+    elif isinstance(services, Iterable) and not isinstance(services, str | bytes):
+        result = {}
+        for service in services:
+            name = type(service).__name__
+            if name in result:
+                raise InvalidCall(f"two services are of class {name}: give them names, as in {{'a': ..., 'b': ...}}")
+            result[name] = service
+    else:
+        raise InvalidCall(f"services have to be a mapping from names to objects, or several objects; not {services!r}")
+    if not result:
+        raise InvalidCall("no services provided: a machine without one has nothing to call")
+    return result
+
+
+def check(services: Mapping[str, object], codec: Codec) -> None:
+    """Make sure that every service can travel and be called.
+
+    Raises: InvalidCall, naming the service.
+    """
+    table = ServiceTable()
+    for name, service in services.items():
+        if not isinstance(name, str):
+            raise InvalidCall(f"a service's name has to be a string, not {name!r}")
+        if name == "Supervisor":
+            raise InvalidCall("'Supervisor' is every machine's own service: choose another name")
+        if isinstance(service, type):
+            raise InvalidCall(f"service {name!r} is the class {service.__name__}: give an instance, {service.__name__}()")
+        table.register(name, service)
+        try:
+            codec.dumps(service, [])
+        except Exception as exc:
+            raise InvalidCall(f"service {name!r} cannot be pickled: {type(exc).__name__}: {exc}") from exc

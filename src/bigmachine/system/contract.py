@@ -1,0 +1,101 @@
+"""What a provider of machines implements: places with an agent that the session can reach.
+
+A System is small and blocking and knows nothing of sessions, handles or calls. It is asked for `n` places at a time
+(`launch`), each with an agent running that it gave a bootstrap to; the session does the rest over the agent's
+connection, the same way everywhere. `shutdown` gives everything back.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bigmachine.rpc import Dialer, Reactor
+from bigmachine.trust import Identity, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """The clocks that decide whether a machine is alive; all in seconds.
+
+    `interval`: how often the driver renews the lease. `timeout`: without an answer for so long the machine counts as
+    lost. `lease`: without a renewal for so long the machine ends itself. `hang`: a process that neither answers nor
+    runs for so long is hung. `first_contact`: an agent that nobody calls for so long after its start ends its host.
+    `max_life`: the machine ends after so long in any case (None: never).
+    """
+
+    interval: float = 5.0
+    timeout: float = 30.0
+    lease: float = 60.0
+    hang: float = 10.0
+    first_contact: float = 120.0
+    max_life: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "timeout", "lease", "hang", "first_contact"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Keepalive({name}={getattr(self, name)!r}): it has to be above 0 seconds")
+        if self.interval >= self.lease:
+            raise ValueError(
+                f"Keepalive(interval={self.interval}, lease={self.lease}): a lease has to outlast the interval "
+                "in which it is renewed"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A place for one machine: an agent, and how to reach it.
+
+    `host` and `port` are where the agent listens. A System whose machines are not behind a socket gives `dialer`
+    instead, which makes a way to the peer of a given id and role.
+    """
+
+    agent_id: str
+    host: str = ""
+    port: int = 0
+    hostname: str = ""
+    maxprocs: int = 1
+    dialer: Callable[[str, Role], Dialer] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a System needs to know of the session that its machines are for.
+
+    `issue(role, id)` makes an identity for an agent, to be handed over by a channel that nobody else can read.
+    `reactor` is the session's event loop and `guest(machine_id)` makes the session that services see on a machine
+    inside this process: both are for systems without processes.
+    """
+
+    session: str
+    name: str
+    issue: Callable[[Role, str], Identity] = field(repr=False)
+    reactor: Reactor = field(repr=False)
+    guest: Callable[[str], object] = field(repr=False)
+
+
+class System(abc.ABC):
+    """A provider of machines."""
+
+    #: How the system is called in flags and logs.
+    name: str = ""
+    #: The clocks of its machines.
+    keepalive: Keepalive = Keepalive()
+
+    @abc.abstractmethod
+    def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
+        """Provide up to `n` places, at least one; blocks until their agents can be dialled.
+
+        Raises: ProvisionError, saying what was tried.
+        """
+
+    def prepare(self) -> None:
+        """Begin what can be begun before the first `launch`; must not block. Does nothing by default."""
+
+    def release(self, place: Launched) -> None:
+        """Take note that the machine at this place has ended. Does nothing by default."""
+
+    @abc.abstractmethod
+    def shutdown(self, timeout: float) -> None:
+        """Give back everything, within `timeout` seconds; safe to call twice. Never raises for what is gone."""

@@ -1,0 +1,1 @@
+"""The providers of machines that come with the library; none knows of another."""
