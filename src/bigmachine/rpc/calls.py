@@ -24,7 +24,6 @@ from bigmachine.errors import DeadlineExceeded
 
 _log = logging.getLogger("bigmachine.rpc")
 R = TypeVar("R")
-R_co = TypeVar("R_co")
 
 _PENDING = "PENDING"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"
@@ -65,7 +64,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return self._cond
 
     @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]  # as above
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # as above
         return self.__dict__.setdefault("_callbacks", [])  # type: ignore[no-any-return]  # a list by construction
 
     # completing it
@@ -127,7 +126,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 return  # the other thread took it
             try:
                 callback(self)
-            except Exception:
+            except Exception:  # noqa: BLE001 (the edge: a callback is the user's)
                 _log.exception("a callback of %r failed", self)
 
     # the Future's face
@@ -158,7 +157,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     def done(self) -> bool:
         return self._state is not _PENDING
 
-    def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:  # type: ignore[override]  # our own type
+    def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:
         """Call `fn(call)` when there is an outcome; in the thread that brings it, so it must be quick."""
         self._done_callbacks.append(fn)
         if self._state is not _PENDING:
@@ -188,7 +187,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 raise self._exception
             finally:
                 # Otherwise the exception, its traceback and this frame keep each other alive.
-                self = None  # type: ignore[assignment]  # breaks the cycle
+                self = None  # type: ignore[assignment]  # noqa: PLW0642 (breaks the cycle)
         if self._state is _CANCELLED:
             raise CancelledError
         return self._result  # type: ignore[no-any-return]  # R by construction

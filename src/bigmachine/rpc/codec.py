@@ -157,7 +157,7 @@ class Codec:
         buffers: list[pickle.PickleBuffer] = []
         try:
             payload = pickle.dumps((method, args, kwargs, timeout, key), 5, buffer_callback=buffers.append)
-        except Exception:
+        except Exception:  # noqa: BLE001 (done again below, with a text that says what it was)
             payload = b""
         if payload and not buffers and not self.by_value and len(payload) < BLOB:
             return HEADER.pack(len(payload), 0, kind, 0, ident) + payload
@@ -179,7 +179,7 @@ class Codec:
         blob, why = self._exception(exc)
         try:
             message = str(exc)
-        except Exception as broken:
+        except Exception as broken:  # noqa: BLE001 (a user's __str__)
             message = f"(its __str__ raised {type(broken).__name__})"
         payload = pickle.dumps((blob, name, message, text, why), 5)
         return head(kind, OURS if ours else 0, ident, payload, ())
@@ -189,7 +189,7 @@ class Codec:
             return None, f"a {type(exc).__name__} would end the caller"
         try:
             return self.dumps(exc), ""
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 (a user's __reduce__)
             return None, f"it cannot be pickled: {failure}"
 
     def load_error(self, payload: Buffer, flags: int) -> BaseException:
@@ -199,7 +199,7 @@ class Codec:
         if blob is not None:
             try:
                 exc = pickle.loads(blob)
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 (a user's constructor)
                 why = f"it cannot be unpickled here: {type(failure).__name__}: {failure}"
         if not isinstance(exc, Exception):
             exc = RemoteError(name, message, text, why)

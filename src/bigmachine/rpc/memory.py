@@ -53,7 +53,7 @@ class _Pipe(asyncio.Transport):
         while self._data and self.other._is_reading and not self.other._is_closing:
             piece = memoryview(self._data.popleft())
             self._held -= len(piece)
-            while len(piece):
+            while piece:
                 buffer = reader.get_buffer(-1)
                 count = min(len(buffer), len(piece))
                 buffer[:count] = piece[:count]

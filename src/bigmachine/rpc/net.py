@@ -57,7 +57,7 @@ class TlsDialer:
                 )
         except Exception as exc:
             raise as_network_error(exc, where) from exc
-        ssl_object = connection.extra("ssl_object")
+        ssl_object = connection.extra("ssl_object")  # noqa: S610 (nothing of Django)
         try:
             check_peer(ssl_object, self.session, self.roles, self.server_id)
         except AuthenticationError:

@@ -100,7 +100,7 @@ def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int]) -> None:
         taken[0] += 1
         try:
             job.run()
-        except BaseException:  # a thread's edge: a job reports its own errors, so this is ours
+        except BaseException:  # noqa: BLE001 (a thread's edge: a job reports its own errors, so this is ours)
             _log.exception("a job failed")
         # Not kept until the next job comes: it may hold a large argument.
         del job

@@ -103,7 +103,7 @@ class Reactor:
                 function, args = posts.popleft()
                 try:
                     function(*args)
-                except Exception:
+                except Exception:  # noqa: BLE001 (the loop's edge)
                     _log.exception("a posted call failed")
         finally:
             del posts

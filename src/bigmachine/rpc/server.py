@@ -88,7 +88,12 @@ class Server:
         return method
 
     async def invoke(
-        self, peer: Peer, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
+        self,
+        peer: Peer,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout: float | None = None,  # noqa: ASYNC109 (it travels on)
     ) -> Any:
         """Call a method for a peer that does not speak frames; a stream comes back as its iterator.
 
@@ -176,7 +181,7 @@ class _Awaited(_Run):
         try:
             self.check_wanted()
             result = self.method.function(*self.args, **self.kwargs)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
             self._server.reactor.post(self._fail, self.blame(exc)[0])
         else:
             self._server.reactor.post(self._finish, result)
@@ -210,7 +215,7 @@ class _Job(_Run):
         try:
             self.check_wanted()
             result = self.method.function(*self.args, **self.kwargs)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
             post(self.channel.reply, self, self._failure(exc))
             return
         if (kind := stream_kind(result)) is not None:
@@ -317,7 +322,7 @@ class Channel(Lanes):
             return
         try:
             name, args, kwargs, timeout, _key = pickle.loads(payload, buffers=buffers or ())
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 (a user's constructor)
             self._refuse(ident, _not_rebuilt(exc))
             return
         if flags & STREAMED:

@@ -114,17 +114,14 @@ class ServiceTable:
             raise InvalidCall(f"no service of class {qualname} on this machine{_instead(qualname, self.names())}")
         raise InvalidCall(
             f"{len(matches)} services are of class {qualname} ({', '.join(sorted(matches))}): "
-            f"name the one you mean, as in '{sorted(matches)[0]}.{method}'"
+            f"name the one you mean, as in '{min(matches)}.{method}'"
         )
 
 
 def public_methods(service: object) -> list[str]:
     """Return the names of the methods that can be called, sorted."""
-    names = []
-    for name in dir(type(service)):
-        if not name.startswith("_") and callable(getattr(type(service), name, None)):
-            names.append(name)
-    return sorted(names)
+    kind = type(service)
+    return sorted(name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name, None)))
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

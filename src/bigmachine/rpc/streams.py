@@ -146,7 +146,7 @@ class Outgoing:
                 post(self._end, None)
             else:
                 post(self._park)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             post(self._end, exc)
 
     def _pieces(self) -> Iterator[Encoded]:
@@ -172,7 +172,7 @@ class Outgoing:
 
     def _count(self, encoded: Encoded) -> Encoded:
         self._items -= 1
-        self._bytes -= len(encoded) if type(encoded) is bytes else sum(map(len, encoded))
+        self._bytes -= len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded))
         return encoded
 
     def _park(self) -> None:
@@ -200,7 +200,7 @@ class Outgoing:
         except asyncio.CancelledError:
             await self._close_async()
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             self._end(exc)
         else:
             self._end(None)
@@ -210,7 +210,7 @@ class Outgoing:
         if close is not None:
             try:
                 await close()
-            except Exception:
+            except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
                 _log.exception("closing the stream %s failed", self.what)
 
     # on the reactor's thread
@@ -277,7 +277,7 @@ class _Closing:
     def run(self) -> None:
         try:
             self.close()
-        except Exception:
+        except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
             _log.exception("closing the stream %s failed", self.what)
 
 
@@ -339,7 +339,9 @@ class Incoming:
                 return self._take()
             self._check_end()
             if self.carrier.reactor.is_here:
-                raise BigmachineError(f"reading the stream {self.what} here would block the event loop: use 'async for'")
+                raise BigmachineError(
+                    f"reading the stream {self.what} here would block the event loop: use 'async for'"
+                )
             lock = threading.Lock()
             lock.acquire()
             self._waiter = lock
@@ -564,7 +566,7 @@ class StreamHost:
             return
         try:
             item = self.codec.loads(payload, buffers)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 (a user's constructor)
             incoming.end(exc)
             self.transmit(small_frame(CLOSE, 0, ident))
             return

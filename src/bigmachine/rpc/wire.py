@@ -86,8 +86,8 @@ def head(kind: int, flags: int, ident: int, payload: bytes, lengths: Sequence[in
     return HEADER.pack(len(payload), len(lengths), kind, flags, ident) + table + payload
 
 
-def allocate_bytearray(size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
-    """The plain way to make a buffer's memory; `as_bytes` is left to whoever unpickles."""
+def allocate_bytearray(size: int, _as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
+    """The plain way to make a buffer's memory; making it `bytes` is left to whoever unpickles."""
     memory = bytearray(size)
     return memory, memoryview(memory)
 
@@ -140,7 +140,7 @@ class Decoder:
         self._direct = False
         return self._scratch
 
-    def received(self, count: int) -> list[Frame]:
+    def received(self, count: int) -> list[Frame]:  # noqa: C901 (hot: no call more)
         """Take `count` bytes that were written into `buffer()`.
 
         Raises: WireError, after which the decoder must not be used any more.
