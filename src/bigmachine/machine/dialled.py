@@ -53,7 +53,7 @@ class Pinger:
                 silent = time.monotonic() - answered
                 if isinstance(exc, MachineStopped):
                     self._stop(exc)
-                elif isinstance(exc, PeerGone) or not exc.temporary and not isinstance(exc, TimeoutError):
+                elif isinstance(exc, PeerGone) or not (exc.temporary or isinstance(exc, TimeoutError)):
                     self._stop(MachineStopped(self._certificate(Cause.AGENT_LOST, str(exc))))
                 elif silent >= self._clocks.timeout:
                     self._stop(MachineStopped(self._certificate(Cause.KEEPALIVE_LOST, f"for {silent:.1f} s: {exc}")))

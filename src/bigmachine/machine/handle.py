@@ -203,7 +203,9 @@ class Machine:
         """
         return cast(S, make_proxy(self.call, cls, name))
 
-    def _submit(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: bytes | None = None) -> Call[Any]:
+    def _submit(
+        self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: bytes | None = None
+    ) -> Call[Any]:
         try:
             name = method if type(method) is str else name_of(method)
             if name.startswith("Supervisor."):

@@ -133,7 +133,7 @@ def stopped_by(event: Stopped) -> MachineStopped:
     if event.exception is not None:
         try:
             error.__cause__ = pickle.loads(event.exception)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 (any code may run in there; the text remains)
             _log.debug("the exception that ended %s cannot be rebuilt here: %s", event.machine_id, exc)
     if event.text:
         traceback = RemoteTraceback(event.text, event.certificate.machine)

@@ -223,7 +223,7 @@ class Owner:
             async with asyncio.timeout(left):
                 await self._has_ended.wait()
         except (BigmachineError, TimeoutError) as exc:
-            text = f"it was asked to end and did not answer within {left:.1f} s ({exc or type(exc).__name__})"
+            text = f"it was asked to end and did not answer within {left:.1f} s ({type(exc).__name__}: {exc})"
             self._end(MachineStopped(self._certificate(Cause.AGENT_LOST, text)))
 
 
@@ -231,5 +231,3 @@ def _log_failure(call: object) -> None:
     exc = call.exception()  # type: ignore[attr-defined]  # a Call that is done
     if exc is not None:
         _log.debug("an agent could not be told to end a machine: %s", exc)
-
-

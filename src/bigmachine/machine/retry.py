@@ -46,7 +46,7 @@ def retry(submit: Callable[[bytes], Call[Any]]) -> Any:
             call.cancel()
             if not is_worth_repeating(exc):
                 raise
-            wait = pause(attempt, random.random())
+            wait = pause(attempt, random.random())  # noqa: S311 (to spread callers, not to surprise them)
             left = remaining()
             if left is not None and left <= wait:
                 raise DeadlineExceeded(f"{call.method} failed {attempt + 1} times until its deadline: {exc}") from exc

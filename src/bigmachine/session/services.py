@@ -13,17 +13,18 @@ def named(services: Mapping[str, object] | Iterable[object]) -> dict[str, object
 
     Raises: InvalidCall if there is none, or two of an iterable's would have one name.
     """
-    if isinstance(services, Mapping):
-        result = dict(services)
-    elif isinstance(services, Iterable) and not isinstance(services, str | bytes):
+    given: object = services  # whatever it says: not every caller has a type checker
+    if isinstance(given, Mapping):
+        result = dict(given)
+    elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
         result = {}
-        for service in services:
+        for service in given:
             name = type(service).__name__
             if name in result:
                 raise InvalidCall(f"two services are of class {name}: give them names, as in {{'a': ..., 'b': ...}}")
             result[name] = service
     else:
-        raise InvalidCall(f"services have to be a mapping from names to objects, or several objects; not {services!r}")
+        raise InvalidCall(f"services have to be a mapping from names to objects, or several objects; not {given!r}")
     if not result:
         raise InvalidCall("no services provided: a machine without one has nothing to call")
     return result
@@ -41,7 +42,7 @@ def check(services: Mapping[str, object], codec: Codec) -> None:
         if name == "Supervisor":
             raise InvalidCall("'Supervisor' is every machine's own service: choose another name")
         if isinstance(service, type):
-            raise InvalidCall(f"service {name!r} is the class {service.__name__}: give an instance, {service.__name__}()")
+            raise InvalidCall(f"service {name!r} is a class: give an instance of it, {service.__name__}()")
         table.register(name, service)
         try:
             codec.dumps(service, [])

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from bigmachine.agent import LaunchSpec
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped, ProvisionError
@@ -190,7 +190,8 @@ class Session:
         args: Sequence[str] | None,
         image: Image | None,
     ) -> LaunchSpec:
-        assert self._authority is not None and self._entry is not None
+        assert self._authority is not None
+        assert self._entry is not None
         entry = self._entry if image is None else image.entry()
         given = sys.argv[1:] if args is None else list(args)
         if args is None and image is not None and image.args is not None:
@@ -388,7 +389,7 @@ class Session:
         for host in self._hosts.values():
             host.close(gone)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

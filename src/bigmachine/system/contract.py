@@ -90,10 +90,10 @@ class System(abc.ABC):
         Raises: ProvisionError, saying what was tried.
         """
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (a hook: most systems have nothing to begin)
         """Begin what can be begun before the first `launch`; must not block. Does nothing by default."""
 
-    def release(self, place: Launched) -> None:
+    def release(self, place: Launched) -> None:  # noqa: B027 (a hook, too)
         """Take note that the machine at this place has ended. Does nothing by default."""
 
     @abc.abstractmethod

@@ -83,7 +83,8 @@ class LocalSystem(System):
 
     def _give_orders(self, ticket: Ticket) -> None:
         agent = self._agent
-        assert agent is not None and agent.stdin is not None
+        assert agent is not None
+        assert agent.stdin is not None
         self._agent_id = f"h{secrets.token_hex(3)}"
         clocks = self.keepalive
         orders = Bootstrap(
@@ -101,7 +102,8 @@ class LocalSystem(System):
 
     def _await_report(self) -> int:
         agent = self._agent
-        assert agent is not None and agent.stdout is not None
+        assert agent is not None
+        assert agent.stdout is not None
         end = time.monotonic() + _REPORT_TIMEOUT
         report = b""
         while not report.endswith(b"\n"):
