@@ -55,35 +55,34 @@ class LastLines:
 
 
 class _Line:
-    """A line that has not ended: its first `MAX_LINE` bytes since the last carriage return that meant one."""
+    """A line that has not ended: its first `MAX_LINE` bytes since the last carriage return.
+
+    A return means that what follows rewrites the line; so it takes effect only when something follows, which "\\r\\n"
+    is not.
+    """
 
     def __init__(self) -> None:
-        self._head = b""
-        self._cut = 0
+        self.clear()
 
     def __bool__(self) -> bool:
         return bool(self._head)
 
     def clear(self) -> None:
-        self._head, self._cut = b"", 0
+        self._head, self._cut, self._is_returned = b"", 0, False
 
     def add(self, data: bytes) -> None:
-        if self._cut:
-            _, found, after = data.rpartition(b"\r")
-            if not found or not after:  # a return at the very end may belong to a newline
-                self._cut += len(data)
-                return
-            self.clear()
-            data = after
-        head = self._head + data
-        if len(head) > MAX_LINE:
-            head = head[head.rfind(b"\r", 0, len(head) - 1) + 1 :]
-        self._head = head[:MAX_LINE]
-        self._cut = len(head) - len(self._head)
+        written = data.rstrip(b"\r")
+        if written:
+            _, found, last = written.rpartition(b"\r")
+            if found or self._is_returned:
+                self.clear()
+            room = MAX_LINE - len(self._head)
+            self._head += last[:room]
+            self._cut += max(0, len(last) - room)
+        self._is_returned = self._is_returned or len(written) < len(data)
 
     def text(self) -> str:
-        last = self._head.rstrip(b"\r").rpartition(b"\r")[2]
-        text = last.decode("utf-8", "replace")
+        text = self._head.decode("utf-8", "replace")
         return f"{text}... ({self._cut} bytes more)" if self._cut else text
 
 

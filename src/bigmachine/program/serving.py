@@ -79,7 +79,7 @@ class _Serving:
         codec = Codec(by_value=machine.spec.interactive, machine=machine.spec.name)
         server = self._server = Server(table, authorize=authorize, codec=codec)
         server.session = make_session(machine, server)
-        table.register("Supervisor", Supervisor(table, server.session, self._loop, self.send, self.fail))
+        table.register("Supervisor", Supervisor(table, server.session, self.send, self.fail))
         self._context = server_context(machine.identity)
         waiting = machine.channel.take_over()
         self._channel = LoopChannel(
