@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigmachine.session.start import init, is_driver, start
+from bigmachine.session.begin import init, is_driver, start
 
 if TYPE_CHECKING:
     from bigmachine.session.session import Session
