@@ -9,10 +9,11 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.context import CallInfo, current_call, deadline
 from bigmachine.rpc.link import Dialer, Link
+from bigmachine.rpc.names import name_of
 from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket
 from bigmachine.rpc.reactor import Reactor, new_event_loop
 from bigmachine.rpc.server import Server
-from bigmachine.rpc.services import ServiceTable, name_of
+from bigmachine.rpc.services import ServiceTable
 from bigmachine.rpc.streams import ByteStream, Stream
 
 __all__ = [

@@ -21,6 +21,8 @@ from concurrent.futures import CancelledError
 from typing import Any, Generic, TypeVar
 
 from bigmachine.errors import DeadlineExceeded
+from bigmachine.rpc.names import shown
+from bigmachine.rpc.reactor import Reactor, wake_on
 
 _log = logging.getLogger("bigmachine.rpc")
 R = TypeVar("R")
@@ -45,12 +47,20 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     _lock: Any = None
     _awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
     _on_cancel: Callable[[Call[Any]], None] | None = None
-    #: For the link that carries it.
+    #: For the link that carries it: its loop, its deadline, when it was sent.
+    reactor: Reactor | None = None
     timer: asyncio.TimerHandle | None = None
+    sent_at: float = 0.0
+    size: int = 0
 
     def __init__(self, ident: int = 0, method: str = "") -> None:
         self.ident = ident
         self.method = method
+
+    @property
+    def name(self) -> str:
+        """The method, as people write it."""
+        return shown(self.method)
 
     # Made when first asked for: see above.
 
@@ -99,11 +109,17 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             self._lock.release()
         if self._awaiting is not None:
             for loop, waiter in self._awaiting:
-                _wake(loop, waiter)
+                self._wake(loop, waiter)
         if self._cond is not None:
             self._notify()
         if "_callbacks" in self.__dict__:
             self._run_callbacks()
+
+    def _wake(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+        if self.reactor is not None:
+            self.reactor.wake(loop, waiter)
+        else:
+            wake_on(loop, [waiter])
 
     def _notify(self) -> None:
         assert self._cond is not None
@@ -211,7 +227,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             while self._state is _PENDING:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
-                    raise DeadlineExceeded(f"{self.method or 'the call'} had no outcome within {timeout:g} s")
+                    raise DeadlineExceeded(f"{self.name or 'the call'} had no outcome within {timeout:g} s")
                 self._cond.wait(left)  # type: ignore[union-attr]  # made by the property just above
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -236,20 +252,4 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         how = self._state.split("_")[0].lower()
         if self._exception is not None:
             how = f"raised {type(self._exception).__name__}"
-        return f"<Call {self.method} #{self.ident} {how}>"
-
-
-def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-    if events._get_running_loop() is loop:
-        if not waiter.done():
-            waiter.set_result(None)
-        return
-    try:
-        loop.call_soon_threadsafe(_release, waiter)
-    except RuntimeError:
-        _log.debug("the event loop that awaited a call is closed")
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        return f"<Call {self.name} #{self.ident} {how}>"

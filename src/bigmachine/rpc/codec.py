@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmachine.errors import InvalidCall, RemoteError, RemoteTraceback
+from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
     AS_BYTES,
     DEFAULT_LIMIT,
@@ -139,6 +140,7 @@ class Codec:
     def call(
         self,
         kind: int,
+        flags: int,
         ident: int,
         method: str,
         args: tuple[Any, ...],
@@ -160,8 +162,8 @@ class Codec:
         except Exception:  # noqa: BLE001 (done again below, with a text that says what it was)
             payload = b""
         if payload and not buffers and not self.by_value and len(payload) < BLOB:
-            return HEADER.pack(len(payload), 0, kind, 0, ident) + payload
-        return self.frame(kind, 0, ident, (method, args, kwargs, timeout, key), f"an argument of {method}")
+            return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+        return self.frame(kind, flags, ident, (method, args, kwargs, timeout, key), f"an argument of {shown(method)}")
 
     def result(self, kind: int, flags: int, ident: int, value: object, method: str) -> Encoded:
         """Encode a result or an item of a stream.

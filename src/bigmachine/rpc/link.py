@@ -24,13 +24,17 @@ from bigmachine.errors import (
     MachineStopped,
     NetworkError,
 )
+from bigmachine.rpc.arguments import Feed, are_plain, take_streams
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.names import shown
 from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
+from bigmachine.rpc.statistics import Statistics
+from bigmachine.rpc.streams import BYTES, Outgoing
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -44,6 +48,7 @@ from bigmachine.rpc.wire import (
     VERSION,
     Buffer,
     Frame,
+    size_of,
     small_frame,
 )
 
@@ -89,9 +94,11 @@ class Link(Lanes):
         self._pending: dict[int, Call[Any]] = {}
         self._waiting: dict[int, Encoded] = {}  # for a connection
         self._held: dict[int, Encoded] = {}  # for `release`
+        self._feeds: dict[int, list[Feed]] = {}  # streams among the arguments of calls that are not sent yet
+        self.statistics = Statistics()
         self._dialling: asyncio.Task[Any] | None = None
         self._dialling_bulk: asyncio.Task[Any] | None = None
-        self._for_bulk: list[Encoded] = []
+        self._for_bulk: list[tuple[Encoded, list[Feed] | None]] = []
         self._closed: BaseException | None = None
         self._pool: ThreadPool | None = None
         #: Called on the loop when a connection is up, and when it is lost.
@@ -118,13 +125,21 @@ class Link(Lanes):
         if limit is not None:
             left = limit - time.monotonic()
             if left <= 0:
-                raise DeadlineExceeded(f"{method} was not sent: its deadline had passed")
+                raise DeadlineExceeded(f"{shown(method)} was not sent: its deadline had passed")
             timeout = left if timeout is None else min(left, timeout)
         ident = next(self._idents)
         call: Call[Any] = Call(ident, method)
-        encoded = self.codec.call(CALL, ident, method, args, kwargs, timeout, key)
         call._on_cancel = self._cancelled
-        reactor = self.reactor
+        flags = 0
+        if not are_plain(args, kwargs):
+            args, kwargs, feeds = take_streams(args, kwargs, self._idents.__next__)
+            if feeds:
+                flags = STREAMED
+                self._feeds[ident] = feeds
+        encoded = self.codec.call(CALL, flags, ident, method, args, kwargs, timeout, key)
+        call.reactor = reactor = self.reactor
+        call.sent_at = time.perf_counter()
+        call.size = size_of(encoded)
         if reactor.is_here:
             self._start(call, encoded, timeout, is_urgent)
         else:
@@ -186,24 +201,36 @@ class Link(Lanes):
 
     def _enter(self, call: Call[Any], encoded: Encoded) -> None:
         if self.main is not None:
-            self._send(encoded)
+            self._send(call.ident, encoded)
         else:
             self._waiting[call.ident] = encoded
             if self._dialling is None:
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
-    def _send(self, encoded: Encoded) -> None:
-        if type(encoded) is bytes or self.bulk is not None:
-            self.transmit(encoded)
-        else:
-            self._for_bulk.append(encoded)
+    def _send(self, ident: int, encoded: Encoded) -> None:
+        feeds = self._feeds.pop(ident, None) if self._feeds else None
+        if self.bulk is None and (type(encoded) is not bytes or (feeds and any(f.kind == BYTES for f in feeds))):
+            self._for_bulk.append((encoded, feeds))
             self._open_bulk()
+        else:
+            self._send_now(encoded, feeds)
+
+    def _send_now(self, encoded: Encoded, feeds: list[Feed] | None) -> None:
+        if feeds is None:
+            self.transmit(encoded)
+            return
+        by_bulk = self.has_bulk  # the call and its streams on one lane: an item must not come before its call
+        self.transmit(encoded, by_bulk)
+        for feed in feeds:
+            what = f"to {self.name}"
+            Outgoing(self, feed.ident, feed.source, feed.kind, what, is_bulk=by_bulk, closes=feed.closes).start()
 
     def _expire(self, call: Call[Any], timeout: float) -> None:
-        if call.fail(DeadlineExceeded(f"{call.method} on {self.name} had no outcome within {timeout:g} s")):
+        if call.fail(DeadlineExceeded(f"{call.name} on {self.name} had no outcome within {timeout:.3g} s")):
             self._forget(call.ident)
 
     def _forget(self, ident: int) -> None:
+        self._feeds.pop(ident, None)
         if self._pending.pop(ident, None) is None:
             if (incoming := self.incoming.get(ident)) is not None:
                 incoming.close()
@@ -219,18 +246,22 @@ class Link(Lanes):
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901 (hot: no call more)
         pending = self._pending
+        of = self.statistics.of
+        now = time.perf_counter()
         for kind, flags, ident, payload, buffers in frames:
             if kind == RESULT:
                 call = pending.pop(ident, None)
                 if call is None:
                     self._unwanted(flags, ident)
-                elif not flags:
+                    continue
+                of(call.method).count(now - call.sent_at, False, len(payload), call.size)
+                if not flags:
                     if connection is self.main and len(payload) > LARGE:
                         self._open_bulk()
                     try:
                         value = pickle.loads(payload, buffers=buffers or ())
                     except Exception as exc:  # noqa: BLE001 (a user's constructor)
-                        call.fail(_not_rebuilt(exc, call.method))
+                        call.fail(_not_rebuilt(exc, call.name))
                     else:
                         call.finish(value)
                 else:
@@ -238,6 +269,7 @@ class Link(Lanes):
             elif kind == ERROR:
                 call = pending.pop(ident, None)
                 if call is not None:
+                    of(call.method).count(now - call.sent_at, True, len(payload), call.size)
                     call.fail(self.codec.load_error(payload, flags))
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
@@ -247,11 +279,11 @@ class Link(Lanes):
     def _special(self, call: Call[Any], flags: int, payload: Buffer) -> None:
         if flags & OVERSIZED:
             size = bytes(payload).decode()
-            text = f"the result of {call.method} has {size} bytes, above the limit of {self.codec.limit:,} here"
+            text = f"the result of {call.name} has {size} bytes, above the limit of {self.codec.limit:,} here"
             call.fail(InvalidCall(text))
             return
-        kind, _ = pickle.loads(payload)
-        call.finish(self.open_stream(call.ident, kind, f"{call.method} on {self.name}"))
+        kind = pickle.loads(payload)
+        call.finish(self.open_stream(call.ident, kind, f"{call.name} on {self.name}"))
 
     def _unwanted(self, flags: int, ident: int) -> None:
         if flags & STREAMED:
@@ -282,8 +314,8 @@ class Link(Lanes):
         self.main = connection
         connection.send(self._hello(MAIN))
         waiting, self._waiting = self._waiting, {}
-        for encoded in waiting.values():
-            self._send(encoded)
+        for ident, encoded in waiting.items():
+            self._send(ident, encoded)
         if self.on_up is not None:
             self.on_up()
 
@@ -308,8 +340,8 @@ class Link(Lanes):
         finally:
             self._dialling_bulk = None
             large, self._for_bulk = self._for_bulk, []
-            for encoded in large:
-                self.transmit(encoded)
+            for encoded, feeds in large:
+                self._send_now(encoded, feeds)
 
     def lost(self, connection: Connection, error: Exception | None) -> None:
         if connection is self.bulk:
@@ -360,6 +392,7 @@ class Link(Lanes):
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         self._held.clear()
+        self._feeds.clear()
         for call in pending.values():
             call.fail(_fresh(error))
         self.end_streams(error)

@@ -43,6 +43,7 @@ class Reactor:
         self.loop = loop
         self.corked = False
         self.dirty: list[Flushable] = []
+        self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
@@ -110,9 +111,26 @@ class Reactor:
             if not outer:
                 self.uncork()
 
+    def wake(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+        """Release a waiter on its own event loop; while corked, all of a loop's waiters with one wake-up."""
+        if loop is self.loop and self.is_here:
+            release(waiter)
+        elif self.corked and self.is_here:
+            waiters = self._wakes.get(loop)
+            if waiters is None:
+                self._wakes[loop] = [waiter]
+            else:
+                waiters.append(waiter)
+        else:
+            wake_on(loop, [waiter])
+
     def uncork(self) -> None:
-        """Write what was gathered, one write a connection."""
+        """Write what was gathered, one write a connection, and wake who waits elsewhere, one wake-up a loop."""
         self.corked = False
+        if self._wakes:
+            wakes, self._wakes = self._wakes, {}
+            for loop, waiters in wakes.items():
+                wake_on(loop, waiters)
         dirty = self.dirty
         if dirty:
             self.dirty = []
@@ -153,3 +171,23 @@ class Reactor:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
         thread.join(5)
+
+
+def wake_on(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
+    """Release waiters on their event loop, from any thread."""
+    try:
+        loop.call_soon_threadsafe(_release_all, waiters)
+    except RuntimeError:
+        _log.debug("the event loop that awaited a call is closed")
+
+
+def release(waiter: asyncio.Future[None]) -> None:
+    """Let go whoever awaits; on the waiter's own loop."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _release_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -10,6 +10,7 @@ import asyncio
 import difflib
 import inspect
 import types
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,28 +18,42 @@ from typing import Any
 from bigmachine.errors import InvalidCall
 
 
+class Gate:
+    """Lets a bounded number of a service's calls run at once; the others wait in order. On the loop's thread."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running = 0
+        self._waiting: deque[Any] = deque()
+
+    def enter(self, run: Any) -> bool:
+        """Tell whether a run may begin now; otherwise it will be among those that `leave` returns."""
+        if self._running < self._limit:
+            self._running += 1
+            return True
+        self._waiting.append(run)
+        return False
+
+    def leave(self) -> list[Any]:
+        """Note that a run is over; return those that begin now. Runs that nobody wants any more are left out."""
+        self._running -= 1
+        begin = []
+        while self._waiting and self._running < self._limit:
+            run = self._waiting.popleft()
+            if not run.info.cancelled():
+                self._running += 1
+                begin.append(run)
+        return begin
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A callable method: `is_async` if calling it makes a coroutine for the event loop."""
+    """A callable method: `is_async` if calling it makes a coroutine for the event loop; `gate` bounds its service."""
 
     name: str
     function: Callable[..., Any]
     is_async: bool
-
-
-def name_of(method: str | Callable[..., object]) -> str:
-    """Return how a method is named on the wire.
-
-    Raises: InvalidCall if it is neither a name nor a function that belongs to a class.
-    """
-    if type(method) is str:
-        return method
-    qualname: str = getattr(method, "__qualname__", "")
-    if "." not in qualname or not callable(method):
-        raise InvalidCall(
-            f"{method!r} names no method: give a function of a class (CirclePi.sample) or a string ('PI.sample')"
-        )
-    return f"@{method.__module__}:{qualname}"
+    gate: Gate | None = None
 
 
 class ServiceTable:
@@ -47,6 +62,7 @@ class ServiceTable:
     def __init__(self) -> None:
         self._services: dict[str, object] = {}
         self._found: dict[str, Method] = {}
+        self._gates: dict[str, Gate] = {}
 
     def register(self, name: str, service: object) -> bool:
         """Add a service; False if the name exists already: the first is kept (`Register` of the Go original).
@@ -57,6 +73,13 @@ class ServiceTable:
             raise InvalidCall(f"{name!r} cannot name a service: use letters, digits, '-' and '_'")
         if name in self._services:
             return False
+        limit = getattr(service, "max_concurrency", None)
+        if limit is not None:
+            if type(limit) is not int or limit < 1:
+                raise InvalidCall(
+                    f"service {name!r}: its max_concurrency is {limit!r}, it has to be an int of at least 1"
+                )
+            self._gates[name] = Gate(limit)
         self._services[name] = service
         self._found.clear()
         return True
@@ -64,6 +87,7 @@ class ServiceTable:
     def remove(self, name: str) -> None:
         """Take a service away, if it is there."""
         self._services.pop(name, None)
+        self._gates.pop(name, None)
         self._found.clear()
 
     def names(self) -> list[str]:
@@ -100,7 +124,7 @@ class ServiceTable:
                 f"service {service_name!r} ({type(service).__qualname__}) has no public method "
                 f"{method_name!r}{_instead(method_name, public_methods(service))}"
             )
-        return Method(f"{service_name}.{method_name}", function, _is_async(function))
+        return Method(f"{service_name}.{method_name}", function, _is_async(function), self._gates.get(service_name))
 
     def _service_of(self, module: str, qualname: str, method: str) -> str:
         matches = [

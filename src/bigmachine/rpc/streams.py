@@ -103,18 +103,19 @@ class Outgoing:
         kind: str,
         what: str,
         *,
-        done: Callable[[], None] | None = None,
+        is_bulk: bool | None = None,
+        closes: bool = True,
         info: CallInfo | None = None,
     ) -> None:
         self.carrier = carrier
         #: Whether its frames go by the bulk lane; all of them, for they must stay in order.
-        self.is_bulk = kind == BYTES and carrier.has_bulk
+        self.is_bulk = kind == BYTES and carrier.has_bulk if is_bulk is None else is_bulk
+        self._closes = closes
         self._info = info
         self.ident = ident
         self.what = what
         self._source = source
         self._kind = kind
-        self._done = done
         self._items = WINDOW_ITEMS
         self._bytes = WINDOW_BYTES
         self._is_parked = False
@@ -253,13 +254,11 @@ class Outgoing:
     def _retire(self) -> None:
         self._is_closed = True
         self.carrier.outgoing.pop(self.ident, None)
-        if self._done is not None:
-            self._done()
 
     def _finish_source(self) -> None:
         # Closing a generator runs its `finally` blocks: the user's code, so not here.
         close = getattr(self._source, "close", None)
-        if close is not None and self._task is None:
+        if close is not None and self._task is None and self._closes:
             self.carrier.run_in_thread(_Closing(close, self.what))
 
 

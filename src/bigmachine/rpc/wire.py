@@ -86,6 +86,25 @@ def head(kind: int, flags: int, ident: int, payload: bytes, lengths: Sequence[in
     return HEADER.pack(len(payload), len(lengths), kind, flags, ident) + table + payload
 
 
+def kind_of(encoded: bytes | list[Buffer]) -> int:
+    """Return the kind of an encoded frame."""
+    first = encoded if isinstance(encoded, bytes) else bytes(encoded[0])
+    return first[6]
+
+
+def size_of(encoded: bytes | list[Buffer]) -> int:
+    """Return the bytes of an encoded frame."""
+    return len(encoded) if isinstance(encoded, bytes) else sum(len(part) for part in encoded)
+
+
+def readdress(encoded: bytes | list[Buffer], ident: int) -> bytes | list[Buffer]:
+    """Return the same frame under another id."""
+    first = encoded if isinstance(encoded, bytes) else bytes(encoded[0])
+    size, number, kind, flags, _ = HEADER.unpack_from(first)
+    first = HEADER.pack(size, number, kind, flags, ident) + first[HEADER_SIZE:]
+    return first if isinstance(encoded, bytes) else [first, *encoded[1:]]
+
+
 def allocate_bytearray(size: int, _as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
     """The plain way to make a buffer's memory; making it `bytes` is left to whoever unpickles."""
     memory = bytearray(size)

@@ -1,0 +1,231 @@
+"""The called side of one link: its calls under way and its streams."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from typing import TYPE_CHECKING, Any
+
+from bigmachine.errors import BigmachineError, InvalidCall, NetworkError
+from bigmachine.rpc.codec import Encoded
+from bigmachine.rpc.connection import Connection
+from bigmachine.rpc.lanes import BULK, Lanes
+from bigmachine.rpc.pool import Job
+from bigmachine.rpc.runs import FramedRun
+from bigmachine.rpc.streams import Outgoing, StreamRef
+from bigmachine.rpc.wire import (
+    CALL,
+    CANCEL,
+    ERROR,
+    HELLO,
+    OVERSIZED,
+    PING,
+    PONG,
+    RESULT,
+    STREAMED,
+    VERSION,
+    Buffer,
+    Frame,
+    WireError,
+    kind_of,
+    readdress,
+    size_of,
+    small_frame,
+)
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.server import Server
+    from bigmachine.trust import Peer
+
+_log = logging.getLogger("bigmachine.rpc")
+_NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
+
+
+class Channel(Lanes):
+    """One peer's calls to this server."""
+
+    def __init__(self, server: Server, peer: Peer) -> None:
+        super().__init__()
+        self.server = server
+        self.peer = peer
+        self.reactor = server.reactor
+        self.codec = server.codec
+        self.runs: dict[int, FramedRun] = {}
+        self.token: bytes = b""
+        server.channels.add(self)
+
+    def run_in_thread(self, job: Job) -> None:
+        self.server.pool.submit(job)
+
+    # frames
+
+    def frames(self, connection: Connection, frames: list[Frame]) -> None:
+        """Take frames from the peer."""
+        for kind, flags, ident, payload, buffers in frames:
+            if kind == CALL:
+                self._call(flags, ident, payload, buffers)
+            elif kind == CANCEL:
+                self._cancel(ident)
+            elif kind == PING:
+                connection.send(small_frame(PONG, 0, ident))
+            elif kind == HELLO:
+                self._hello(connection, payload)
+            elif kind > PONG:
+                self.stream_frame(kind, flags, ident, payload, buffers)
+
+    def _hello(self, connection: Connection, payload: Buffer) -> None:
+        version, token, lane = pickle.loads(payload)
+        if version != VERSION:
+            raise WireError(f"the peer speaks version {version} of the protocol, this side {VERSION}")
+        connection.stops_reading_when_full = True
+        if lane != BULK:
+            self.token = token
+            self.main = connection
+            return
+        owner = next((c for c in self.server.channels if c.token == token and c.peer == self.peer), None)
+        if owner is None:
+            raise WireError("a bulk lane came for a link that is not there")
+        self.server.channels.discard(self)
+        connection.receiver = owner
+        owner.bulk = connection
+
+    def _call(self, flags: int, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+        if flags & OVERSIZED:
+            text = f"the call has {bytes(payload).decode()} bytes, above this machine's limit of {self.codec.limit:,}"
+            self._refuse(ident, InvalidCall(text))
+            return
+        try:
+            name, args, kwargs, timeout, key = pickle.loads(payload, buffers=buffers or ())
+        except Exception as exc:  # noqa: BLE001 (a user's constructor)
+            self._refuse(ident, _not_rebuilt(exc))
+            return
+        if flags & STREAMED:
+            args = tuple(self._open(arg, name) for arg in args)
+            kwargs = {word: self._open(arg, name) for word, arg in kwargs.items()}
+        try:
+            method = self.server.method(self.peer, name)
+        except BigmachineError as exc:
+            self._refuse(ident, exc)
+            return
+        run = FramedRun(self, ident, method, args, kwargs, timeout)
+        if key is not None and not self._is_first(run, key):
+            return
+        self.runs[ident] = run
+        if method.gate is None or method.gate.enter(run):
+            self._start(run)
+
+    def _open(self, arg: object, name: str) -> object:
+        return self.open_stream(arg.ident, arg.kind, f"to {name}") if type(arg) is StreamRef else arg
+
+    def _is_first(self, run: FramedRun, key: bytes) -> bool:
+        """Tell whether a call with a key is to be run; otherwise see to its outcome."""
+        ledger = self.server.ledger
+        run.entry = ledger.open(key)
+        if run.entry is not None:
+            return True
+        entry = ledger.find(key)
+        if not entry.is_settled:
+            entry.waiting.append((self, run.ident))
+        elif entry.outcome is None:
+            self._refuse(run.ident, InvalidCall(_NOT_AGAIN))
+        else:
+            self.transmit(readdress(entry.outcome, run.ident))
+        return False
+
+    def _start(self, run: FramedRun) -> None:
+        if run.method.is_async:
+            self.begin(run, None)
+        else:
+            self.server.pool.submit(run)
+
+    def begin(self, run: FramedRun, coroutine: Any) -> None:
+        """Start an async method's task."""
+        run.task = self.reactor.spawn(run.run_async(coroutine), run.method.name)
+        if (left := run.info.remaining()) is not None:
+            run.timer = self.reactor.loop.call_later(left, run.cancel)
+
+    def _cancel(self, ident: int) -> None:
+        run = self.runs.pop(ident, None)
+        if run is not None:
+            run.cancel()
+        if (outgoing := self.outgoing.get(ident)) is not None:
+            outgoing.close()
+
+    def _refuse(self, ident: int, exc: BigmachineError) -> None:
+        self.transmit(self.codec.error(ident, exc, ours=True))
+
+    # outcomes
+
+    def reply(self, run: FramedRun, encoded: Encoded) -> None:
+        """Send a call's outcome to whoever still wants it."""
+        self._over(run, kind_of(encoded) == ERROR, size_of(encoded))
+        wanted = self.runs.pop(run.ident, None) is not None
+        if wanted:
+            self.transmit(encoded)
+        if run.entry is not None:
+            self._settle(run, encoded)
+
+    def _settle(self, run: FramedRun, encoded: Encoded) -> None:
+        assert run.entry is not None
+        ledger = self.server.ledger
+        if run.info.cancelled() and kind_of(encoded) == ERROR:
+            # It failed because it was given up, or its input broke off: not an outcome of its own.
+            waiting = ledger.withdraw(run.entry)
+            encoded = self.codec.error(0, NetworkError(f"{run.method.name} broke off with its caller's connection"))
+        else:
+            waiting = ledger.settle(run.entry, encoded, size_of(encoded))
+        for channel, ident in waiting:
+            channel.transmit(readdress(encoded, ident))
+
+    def _over(self, run: FramedRun, failed: bool, size: int) -> None:
+        """Count a run, and let the next one of its service begin."""
+        if run.timer is not None:
+            run.timer.cancel()
+        server = self.server
+        server.statistics.of(run.method.name).count(time.perf_counter() - run.began, failed, 0, size)
+        if run.method.gate is not None:
+            for following in run.method.gate.leave():
+                following.channel._start(following)
+
+    def stream(self, run: FramedRun, source: object, kind: str) -> None:
+        """Begin to send a call's outcome item by item."""
+        run.args, run.kwargs = (), {}
+        self._over(run, False, 0)
+        if run.entry is not None:
+            for channel, ident in self.server.ledger.settle(run.entry, None, 0):
+                channel._refuse(ident, InvalidCall(_NOT_AGAIN))
+        wanted = self.runs.pop(run.ident, None) is not None and self.main is not None
+        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run.info)
+        stream.start()
+        if wanted:
+            # By the stream's own lane: an item must not come before it.
+            self.transmit(self.codec.result(RESULT, STREAMED, run.ident, kind, run.method.name), stream.is_bulk)
+        else:
+            stream.close()
+
+    # the connection
+
+    def lost(self, connection: Connection, error: Exception | None) -> None:
+        """A connection has ended: what its peer waits for is not wanted any more, but for calls it may repeat."""
+        if connection is self.bulk:
+            self.bulk = None
+            if self.main is not None:
+                self.main.abort(error)  # frames of its calls may be lost: the caller has to know
+            return
+        self.main = None
+        self.server.channels.discard(self)
+        if self.bulk is not None:
+            self.bulk.abort(error)
+        for run in list(self.runs.values()):
+            if run.entry is None:
+                run.cancel()
+        self.runs.clear()
+        self.end_streams(NetworkError(f"the connection of {self.peer.id} was lost"))
+
+
+def _not_rebuilt(exc: Exception) -> InvalidCall:
+    hint = "is the module on the machine, too?"
+    if isinstance(exc, AttributeError):
+        hint = "define classes and functions before the program reaches bigmachine.start() or driver.start()"
+    return InvalidCall(f"an argument could not be rebuilt on the machine: {type(exc).__name__}: {exc}; {hint}")

@@ -1,0 +1,31 @@
+"""How a method is named on the wire. Pure.
+
+`Service.method`, or `@module:Class.method` when the caller gave the function itself: which service has that class
+is for the machine to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bigmachine.errors import InvalidCall
+
+
+def name_of(method: str | Callable[..., object]) -> str:
+    """Return how a method is named on the wire.
+
+    Raises: InvalidCall if it is neither a name nor a function that belongs to a class.
+    """
+    if type(method) is str:
+        return method
+    qualname: str = getattr(method, "__qualname__", "")
+    if "." not in qualname or not callable(method):
+        raise InvalidCall(
+            f"{method!r} names no method: give a function of a class (CirclePi.sample) or a string ('PI.sample')"
+        )
+    return f"@{method.__module__}:{qualname}"
+
+
+def shown(wire_name: str) -> str:
+    """Return a wire name as people write it."""
+    return wire_name.partition(":")[2] if wire_name.startswith("@") else wire_name

@@ -1,0 +1,192 @@
+"""One method being run, from the call to its outcome.
+
+Plain methods run in threads, `async def` methods on the event loop. A call that nobody waits for any more is told: its
+task is cancelled, a plain method sees it in `current_call()`. Nothing a method raises ends the machine: also
+SystemExit arrives at the caller, as a RemoteError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+from bigmachine.errors import DeadlineExceeded, InvalidCall
+from bigmachine.rpc.codec import Encoded
+from bigmachine.rpc.context import CallInfo, set_current, set_deadline
+from bigmachine.rpc.services import Method
+from bigmachine.rpc.streams import stream_kind
+from bigmachine.rpc.wire import RESULT
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.channel import Channel
+    from bigmachine.rpc.ledger import Entry
+    from bigmachine.rpc.server import Server
+    from bigmachine.trust import Peer
+
+#: Who waits for the outcome of a call that was sent again: a channel, and the id of the call there.
+Waiting = tuple["Channel", int]
+
+
+class Run:
+    """What all ways of asking for a method have in common."""
+
+    __slots__ = ("args", "began", "info", "kwargs", "method")
+
+    def __init__(
+        self, server: Server, peer: Peer, method: Method, args: Any, kwargs: Any, timeout: float | None
+    ) -> None:
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.info = CallInfo(peer.id, server.session, None if timeout is None else time.monotonic() + timeout)
+        self.began = time.perf_counter()
+
+    def enter(self) -> None:
+        """Make this the current call of the running thread or task."""
+        set_current(self.info)
+        set_deadline(self.info.deadline)
+
+    def check_wanted(self) -> None:
+        """Raise DeadlineExceeded if nobody waits for the outcome any more."""
+        if self.info.cancelled():
+            raise DeadlineExceeded(f"{self.method.name} was not begun: its caller had stopped waiting")
+
+    def blame(self, exc: BaseException) -> tuple[BaseException, bool]:
+        """Tell the method's own exceptions from a call that did not fit; return it and whether it is ours."""
+        if type(exc) is TypeError:
+            tb = exc.__traceback__
+            if tb is None or tb.tb_next is None:  # raised by the call itself, not inside the method
+                try:
+                    inspect.signature(self.method.function).bind(*self.args, **self.kwargs)
+                except TypeError as misfit:
+                    return InvalidCall(f"the arguments do not fit {self.method.name}: {misfit}"), True
+                except ValueError:
+                    pass
+        return exc, False
+
+
+class AwaitedRun(Run):
+    """A call for `Server.invoke`: its outcome is awaited on the loop."""
+
+    __slots__ = ("_future", "_server")
+
+    def __init__(
+        self, server: Server, peer: Peer, method: Method, args: Any, kwargs: Any, timeout: float | None
+    ) -> None:
+        super().__init__(server, peer, method, args, kwargs, timeout)
+        self._server = server
+        self._future: asyncio.Future[Any] = server.reactor.loop.create_future()
+
+    async def outcome(self) -> Any:
+        """Run it and return what it returns."""
+        if self.method.is_async:
+            self.enter()
+            try:
+                result = self.method.function(*self.args, **self.kwargs)
+                return await result if inspect.isawaitable(result) else result
+            except TypeError as exc:
+                raise self.blame(exc)[0] from exc
+        self._server.pool.submit(self)
+        result = await self._future
+        return await result if inspect.iscoroutine(result) else result
+
+    def run(self) -> None:
+        """Run a plain method; in a thread."""
+        self.enter()
+        try:
+            self.check_wanted()
+            result = self.method.function(*self.args, **self.kwargs)
+        except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
+            self._server.reactor.post(self._fail, self.blame(exc)[0])
+        else:
+            self._server.reactor.post(self._finish, result)
+
+    def _finish(self, result: object) -> None:
+        if not self._future.done():
+            self._future.set_result(result)
+
+    def _fail(self, exc: BaseException) -> None:
+        if not self._future.done():
+            ours = exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}")
+            self._future.set_exception(ours)
+
+
+class FramedRun(Run):
+    """A call that came in a frame."""
+
+    __slots__ = ("channel", "entry", "ident", "task", "timer")
+
+    def __init__(
+        self, channel: Channel, ident: int, method: Method, args: Any, kwargs: Any, timeout: float | None
+    ) -> None:
+        super().__init__(channel.server, channel.peer, method, args, kwargs, timeout)
+        self.channel = channel
+        self.ident = ident
+        #: For a call that may be sent again: where its outcome is kept.
+        self.entry: Entry[Waiting, Encoded] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def run(self) -> None:
+        """Run a plain method; in a thread."""
+        self.enter()
+        channel = self.channel
+        try:
+            self.check_wanted()
+            result = self.method.function(*self.args, **self.kwargs)
+        except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
+            channel.reactor.post(channel.reply, self, self._failure(exc))
+            return
+        if (kind := stream_kind(result)) is not None:
+            channel.reactor.post(channel.stream, self, result, kind)
+        elif inspect.iscoroutine(result):
+            channel.reactor.post(channel.begin, self, result)
+        else:
+            channel.reactor.post(channel.reply, self, self._success(result))
+
+    async def run_async(self, coroutine: Any) -> None:
+        """Run an async method; on the event loop. `coroutine`: what a plain method returned, if it was one."""
+        self.enter()
+        channel = self.channel
+        try:
+            if coroutine is None:
+                self.check_wanted()
+                coroutine = self.method.function(*self.args, **self.kwargs)
+            result = await coroutine if inspect.isawaitable(coroutine) else coroutine
+            kind = stream_kind(result)
+            encoded = self._success(result) if kind is None else b""
+        except BaseException as exc:  # the edge of the method: also SystemExit must not end the loop
+            channel.reply(self, self._failure(exc))
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            return
+        if kind is not None:
+            channel.stream(self, result, kind)
+        else:
+            channel.reply(self, encoded)
+
+    def _success(self, result: object) -> Encoded:
+        self.args, self.kwargs = (), {}  # a stream among them ends when the method has let go of it
+        codec = self.channel.codec
+        try:
+            return codec.result(RESULT, 0, self.ident, result, self.method.name)
+        except InvalidCall as exc:
+            return codec.error(self.ident, exc, ours=True)
+
+    def _failure(self, exc: BaseException) -> bytes:
+        try:
+            exc, ours = self.blame(exc)
+            self.args, self.kwargs = (), {}
+            return self.channel.codec.error(self.ident, exc, ours=ours)
+        finally:
+            del exc  # its traceback holds this frame
+
+    def cancel(self) -> None:
+        """The caller does not wait any more."""
+        self.info.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.task is not None:
+            self.task.cancel()

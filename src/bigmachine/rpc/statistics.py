@@ -1,0 +1,99 @@
+"""What calls cost, counted [Go: rpc/stats.go]: per method, on either side. Pure.
+
+A latency goes into one of 40 buckets, each twice as wide as the one before, beginning with 1 us: enough to tell a
+quantile within a factor of two at the price of one `bit_length`. Counting a call costs well below a microsecond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BUCKETS = 40
+
+
+class MethodStats:
+    """The calls of one method. Times in seconds."""
+
+    __slots__ = ("buckets", "bytes_in", "bytes_out", "calls", "errors", "longest", "total")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+        self.total = 0.0
+        self.longest = 0.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.buckets = [0] * BUCKETS
+
+    def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
+        """Count one call that is over."""
+        self.calls += 1
+        self.total += seconds
+        if seconds > self.longest:  # noqa: PLR1730 (max() costs a call)
+            self.longest = seconds
+        if failed:
+            self.errors += 1
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.buckets[int(seconds * 1e6).bit_length()] += 1
+
+    def quantile(self, share: float) -> float:
+        """Return a latency in seconds that `share` of the calls did not exceed, rounded up to its bucket's end."""
+        wanted = share * self.calls
+        seen = 0
+        for index, count in enumerate(self.buckets):
+            seen += count
+            if count and seen >= wanted:
+                return float(2**index) / 1e6
+        return 0.0
+
+    def snapshot(self) -> MethodSnapshot:
+        """Return the numbers as they are now."""
+        return MethodSnapshot(
+            self.calls,
+            self.errors,
+            self.total,
+            self.longest,
+            self.bytes_in,
+            self.bytes_out,
+            tuple(self.buckets),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSnapshot:
+    """The calls of one method until a moment: numbers, seconds, bytes, and the histogram.
+
+    `histogram[i]` counts the calls that took less than 2**i microseconds and are not in a bucket before.
+    """
+
+    calls: int
+    errors: int
+    total: float
+    longest: float
+    bytes_in: int
+    bytes_out: int
+    histogram: tuple[int, ...]
+
+
+class Statistics:
+    """The methods of one side, by name."""
+
+    __slots__ = ("methods",)
+
+    def __init__(self) -> None:
+        self.methods: dict[str, MethodStats] = {}
+
+    def of(self, method: str) -> MethodStats:
+        """Return a method's numbers, to be counted into."""
+        found = self.methods.get(method)
+        if found is None:
+            found = self.methods[method] = MethodStats()
+        return found
+
+    def snapshot(self) -> dict[str, MethodSnapshot]:
+        """Return every method's numbers as they are now."""
+        return {name: stats.snapshot() for name, stats in list(self.methods.items())}
+
+
+__all__ = ["BUCKETS", "MethodSnapshot", "MethodStats", "Statistics"]
