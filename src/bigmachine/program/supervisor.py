@@ -40,10 +40,10 @@ class Supervisor:
         """Give `data` back; from the program itself."""
         return data
 
-    async def register(self, name: str, service: object) -> bool:
+    async def register(self, name: str, service: object, is_last: bool = True) -> bool:
         """Install a service: run its `init`, if it has one, then let it be called (Go: `Supervisor.Register`).
 
-        False if the name exists already; the first is kept.
+        False if the name exists already; the first is kept. `is_last`: the machine has what it was started with.
 
         Raises:
             InvalidCall: if the name cannot be called.
@@ -53,11 +53,15 @@ class Supervisor:
         if hasattr(service, "init"):
             self._send({"k": "phase", "phase": "initialising services"})
         try:
-            return await self._registrar.register(name, service)
+            return await self._registrar.register(name, service, is_last)
         except BaseException as error:
             headline = traceback.format_exception_only(error)[-1].strip()
             self._fail(Cause.INIT_FAILED, f"the init of service {name!r} raised {headline}", error)
             raise
+
+    async def running(self) -> None:
+        """Return once the machine has all the services that it was started with: for those who only dialled."""
+        await self._registrar.running()
 
     async def expvars(self) -> dict[str, object]:
         """Give what the program's process counts about itself."""
