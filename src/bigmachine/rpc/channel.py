@@ -62,7 +62,7 @@ class Channel(Lanes):
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:
         """Take frames from the peer."""
-        for kind, flags, ident, payload, buffers in frames:
+        for index, (kind, flags, ident, payload, buffers) in enumerate(frames):
             if kind == CALL:
                 self._call(flags, ident, payload, buffers)
             elif kind == CANCEL:
@@ -71,6 +71,9 @@ class Channel(Lanes):
                 connection.send(small_frame(PONG, 0, ident))
             elif kind == HELLO:
                 self._hello(connection, payload)
+                if connection.receiver is not self:  # a bulk lane: what follows is for its link's channel
+                    connection.receiver.frames(connection, frames[index + 1 :])
+                    return
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
 

@@ -48,7 +48,8 @@ class Connection(asyncio.BufferedProtocol):
         self._queue: deque[Buffer] = deque()
         self._is_hot = False  # this tick has already written
         self._is_pumping = False
-        self._error: Exception | None = None
+        #: Why it ended, if it did not just end.
+        self.error: Exception | None = None
 
     # what the transport calls
 
@@ -80,7 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._out.clear()
         self._queue.clear()
-        self.receiver.lost(self, self._error or exc)
+        self.error = self.error or exc
+        self.receiver.lost(self, self.error)
 
     def pause_writing(self) -> None:
         self.is_writable = False
@@ -172,6 +174,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once."""
-        self._error = self._error or error
+        self.error = self.error or error
         if self._transport is not None:
             self._transport.abort()

@@ -29,6 +29,7 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.context import get_deadline
+from bigmachine.rpc.heartbeat import Heartbeat
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.pool import Job, ThreadPool
@@ -96,6 +97,7 @@ class Link(Lanes):
         self._held: dict[int, Encoded] = {}  # for `release`
         self._feeds: dict[int, list[Feed]] = {}  # streams among the arguments of calls that are not sent yet
         self.statistics = Statistics()
+        self._heartbeat = Heartbeat(self)
         self._dialling: asyncio.Task[Any] | None = None
         self._dialling_bulk: asyncio.Task[Any] | None = None
         self._for_bulk: list[tuple[Encoded, list[Feed] | None]] = []
@@ -194,6 +196,7 @@ class Link(Lanes):
         self._pending[call.ident] = call
         if timeout is not None:
             call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
+        self._heartbeat.start()
         if self._is_held and not is_urgent:
             self._held[call.ident] = encoded
         else:
@@ -291,6 +294,31 @@ class Link(Lanes):
 
     # connections
 
+    def is_waiting(self) -> bool:
+        """Tell whether calls or streams wait for something to come."""
+        return bool(self._pending or self.incoming or self.outgoing)
+
+    def bytes_heard(self) -> int:
+        """Return how much has come, by both lanes."""
+        return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
+
+    async def replace(self) -> bool:
+        """Dial anew beside a connection that is mute, and give that one up if it still is."""
+        mute, heard = self.main, self.bytes_heard()
+        try:
+            connection = await self._dialer.dial(self.reactor, self)
+        except BigmachineError as exc:
+            _log.debug("no other connection to %s: %s", self.name, exc)
+            return False
+        if self._closed is not None or self.main is not mute or mute is None or self.bytes_heard() != heard:
+            connection.close()
+            return False
+        _log.info("the connection to %s fell silent; a new one took its place", self.name)
+        self._down(NetworkError(f"the connection to {self.name} fell silent, and was replaced"))
+        mute.abort()
+        self._up(connection)
+        return True
+
     async def _dial(self) -> None:
         try:
             self._up(await self._dialer.dial(self.reactor, self))
@@ -308,8 +336,9 @@ class Link(Lanes):
         if self._closed is not None:
             connection.close()
             return
-        if not connection.is_open:
-            self.lost(connection, None)
+        if not connection.is_open:  # refused right after the handshake, as TLS 1.3 has it
+            cause = translate_loss(connection.error, self.name)
+            self.reactor.spawn(self._fail_waiting(cause), f"judge {self.name}")
             return
         self.main = connection
         connection.send(self._hello(MAIN))
@@ -344,16 +373,19 @@ class Link(Lanes):
                 self._send_now(encoded, feeds)
 
     def lost(self, connection: Connection, error: Exception | None) -> None:
+        """A connection has ended."""
         if connection is self.bulk:
             self.bulk = None
             if self.main is not None:
-                self.main.abort(error)
-            return
-        if connection is not self.main and self.main is not None:
-            return
+                self.main.abort(error)  # frames of its calls may be lost
+        elif connection is self.main:
+            self._down(error)
+
+    def _down(self, error: Exception | None) -> None:
         self.main = None
-        if self.bulk is not None:
-            self.bulk.abort(error)
+        bulk, self.bulk = self.bulk, None
+        if bulk is not None:
+            bulk.abort(error)
         cause = translate_loss(error, self.name)
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
@@ -387,6 +419,7 @@ class Link(Lanes):
         if self._closed is not None:
             return
         self._closed = error
+        self._heartbeat.stop()
         if self._dialling is not None:
             self._dialling.cancel()
         pending, self._pending = self._pending, {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bigmachine.rpc.names import shown
+
 BUCKETS = 40
 
 
@@ -92,8 +94,8 @@ class Statistics:
         return found
 
     def snapshot(self) -> dict[str, MethodSnapshot]:
-        """Return every method's numbers as they are now."""
-        return {name: stats.snapshot() for name, stats in list(self.methods.items())}
+        """Return every method's numbers as they are now, under the names that people write."""
+        return {shown(name): stats.snapshot() for name, stats in list(self.methods.items())}
 
 
 __all__ = ["BUCKETS", "MethodSnapshot", "MethodStats", "Statistics"]
