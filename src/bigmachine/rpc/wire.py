@@ -212,8 +212,9 @@ class Decoder:
         if body + total > len(view) and total <= LARGE:
             return None
         kind, flags, ident = key
-        payload = bytearray(size)
-        targets = [memoryview(payload)] if size else []
+        payload, writable = self._allocate(size, False)
+        assert isinstance(payload, bytearray)
+        targets = [writable] if size else []
         buffers: list[bytes | bytearray] = []
         for entry, length in zip(table, lengths, strict=True):
             memory, writable = self._allocate(length, bool(entry & AS_BYTES))

@@ -1,0 +1,60 @@
+"""Final memory: writable until it is filled, `bytes` where the sender had `bytes`."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+from bigmachine.rpc.buffers import allocate
+
+
+@pytest.mark.parametrize("size", [4097, 100_000])
+def test_large_bytes_are_filled_in_place(size: int) -> None:
+    memory, view = allocate(size, True)
+    assert type(memory) is bytes
+    assert len(view) == len(memory) == size
+    assert (view.itemsize, view.ndim, view.readonly) == (1, 1, False)
+    pattern = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+    view[:] = pattern
+    assert memory == pattern
+    assert hash(memory) == hash(pattern)
+
+
+def test_filled_bytes_end_with_the_terminator_that_c_code_relies_on() -> None:
+    # float() reads on to the zero byte after the contents.
+    memory, view = allocate(5000, True)
+    view[:] = b"1" * 300 + b" " * 4700
+    assert type(memory) is bytes
+    assert float(memory) == float("1" * 300)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_memory_is_not_touched_before_it_is_filled(as_bytes: bool) -> None:
+    before = _resident_pages()
+    kept = allocate(64 << 20, as_bytes)
+    assert _resident_pages() - before < (1 << 20) // resource.getpagesize()
+    del kept
+
+
+def _resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.parametrize(("size", "as_bytes"), [(0, True), (1, True), (4096, True), (0, False), (100_000, False)])
+def test_small_bytes_and_everything_else_is_a_bytearray(size: int, as_bytes: bool) -> None:
+    memory, view = allocate(size, as_bytes)
+    assert type(memory) is bytearray
+    assert len(memory) == len(view) == size
+    view[:] = b"x" * size
+    assert memory == b"x" * size
+
+
+def test_memory_outlives_its_view() -> None:
+    memory, view = allocate(10_000, True)
+    view[:] = b"a" * 10_000
+    del view
+    assert memory == b"a" * 10_000
