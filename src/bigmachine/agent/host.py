@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.agent import pyspy
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.hosted import Hosted
 from bigmachine.agent.lease import Leases
@@ -48,6 +49,7 @@ class Host:
         self._nursery = nursery
         self._reaper = reaper
         self._machines: dict[str, Hosted] = {}
+        self._condemned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._memory = 0.0
         self._memory_due = 0.0
@@ -108,6 +110,7 @@ class Host:
             await machine.follow()
         finally:
             self.leases.close(machine.id)
+            self._condemned.discard(machine.id)
             self._machines.pop(machine.id, None)
 
     def find(self, machine_id: str) -> Hosted | None:
@@ -185,11 +188,17 @@ class Host:
             if (machine := self._machines.get(machine_id)) is not None:
                 machine.kill(Cause.LEASE_EXPIRED, "no keepalive came from the driver within the lease")
         for machine in list(self._machines.values()):
-            if machine.examine(now):
-                machine.kill(Cause.HUNG, f"no sign of life for {machine.silence(now):.1f} s, and it used no CPU")
+            if machine.id not in self._condemned and machine.examine(now):
+                self._condemned.add(machine.id)
+                self._keep(self._end_hung(machine, machine.pid, machine.silence(now)), f"hung {machine.id}")
         if self.leases.is_abandoned(now, is_listening=self.feed.is_listening, is_empty=not self._machines):
             _log.info("nobody needs this agent any more: it ends")
             self.over.set()
+
+    async def _end_hung(self, machine: Hosted, pid: int, silence: float) -> None:
+        """Kill a machine that is hung, but keep what it was doing."""
+        stacks = await pyspy.dump_hung(self._reaper, pid)
+        machine.kill(Cause.HUNG, f"no sign of life for {silence:.1f} s, and it used no CPU", stacks)
 
 
 __all__ = ["Host"]

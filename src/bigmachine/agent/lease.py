@@ -6,8 +6,8 @@ Time comes in as an argument, in seconds of any clock that only grows. The rules
 - An agent that nobody ever called ends `first_contact` seconds after its start.
 - An agent without machines ends when the driver has not been heard for a lease. While the driver keeps its stream of
   events open that is no sign of death (it may just have nothing to do), unless a lease has run out meanwhile: then it
-  is known to be stopped or cut off, and the agent stays only `LINGER` seconds, so that a driver that wakes up soon
-  still gets to know why its machines are gone.
+  is known to be stopped or cut off, and the agent stays only `LINGER` seconds (or a lease, if that is shorter), so
+  that a driver that wakes up soon still gets to know why its machines are gone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Leases:
         if not is_empty:
             return False
         if self._expiry is not None:
-            return now >= self._expiry + LINGER
+            return now >= self._expiry + min(LINGER, self._lease)
         return not is_listening and now >= self._contact + self._lease
 
 

@@ -57,8 +57,8 @@ class LastLines:
 class _Line:
     """A line that has not ended: its first `MAX_LINE` bytes since the last carriage return.
 
-    A return means that what follows rewrites the line; so it takes effect only when something follows, which "\\r\\n"
-    is not.
+    A return means that what follows rewrites the line, so it takes effect only when something follows: the return in
+    front of a newline does nothing.
     """
 
     def __init__(self) -> None:

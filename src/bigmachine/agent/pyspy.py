@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _RATE: Final = 100
 #: Beyond the time that it was asked to take.
 _PATIENCE: Final = 10.0
+#: For a process that is about to be killed.
+_HASTE: Final = 2.0
 
 
 async def record(reaper: Reaper, pid: int, seconds: float) -> bytes:
@@ -37,13 +39,22 @@ async def record(reaper: Reaper, pid: int, seconds: float) -> bytes:
     return await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
 
 
-async def dump(reaper: Reaper, pid: int, patience: float = _PATIENCE) -> bytes:
+async def dump(reaper: Reaper, pid: int) -> bytes:
     """Give the stacks of all threads as text.
 
     Raises:
         BigmachineError: as `record`.
     """
-    return await _run(reaper, ["dump", "--pid", str(pid)], patience, output=None)
+    return await _run(reaper, ["dump", "--pid", str(pid)], _PATIENCE, output=None)
+
+
+async def dump_hung(reaper: Reaper, pid: int) -> str:
+    """Give the stacks of a process that stands still; empty if that cannot be had soon."""
+    try:
+        # Nonblocking: py-spy would wait for a process that is stopped already to stop.
+        return (await _run(reaper, ["dump", "--nonblocking", "--pid", str(pid)], _HASTE, output=None)).decode()
+    except (BigmachineError, OSError):
+        return ""
 
 
 async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str | None) -> bytes:
@@ -95,4 +106,4 @@ def _program() -> str:
     return found
 
 
-__all__ = ["dump", "record"]
+__all__ = ["dump", "dump_hung", "record"]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import pickle
+import re
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bigmachine.image import program_traceback
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from bigmachine.errors import Cause
 
 #: What remains to be said when nothing was raised.
@@ -24,9 +27,25 @@ NOT_REACHED = (
 )
 
 
+#: Modules whose frames stand between the process's bottom and the user's code.
+_MACHINERY: Final = re.compile(r"(bigmachine|asyncio|concurrent|threading)(\.|$)")
+
+
 def describe(error: BaseException) -> str:
     """Give the traceback of what a main raised, from the program's own first frame on."""
-    return "".join(traceback.format_exception(type(error), error, program_traceback(error)))
+    return _written(error, program_traceback(error))
+
+
+def describe_call(error: BaseException) -> str:
+    """Give the traceback of what a service raised, from its own first frame on."""
+    frames = error.__traceback__
+    while frames is not None and _MACHINERY.match(str(frames.tb_frame.f_globals.get("__name__", ""))):
+        frames = frames.tb_next
+    return _written(error, frames)
+
+
+def _written(error: BaseException, frames: TracebackType | None) -> str:
+    return "".join(traceback.format_exception(type(error), error, frames))
 
 
 def portable(error: BaseException) -> str | None:
@@ -41,7 +60,7 @@ def portable(error: BaseException) -> str | None:
 
 
 def failed(cause: Cause, detail: str, error: BaseException | None = None, text: str = "") -> dict[str, object]:
-    """Make the message to the agent."""
+    """Make the message to the agent. `text`: the traceback, if it is not that of a main."""
     return {
         "k": "failed",
         "cause": cause.value,
@@ -51,4 +70,4 @@ def failed(cause: Cause, detail: str, error: BaseException | None = None, text: 
     }
 
 
-__all__ = ["NOT_REACHED", "describe", "failed", "portable"]
+__all__ = ["NOT_REACHED", "describe", "describe_call", "failed", "portable"]

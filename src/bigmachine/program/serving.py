@@ -99,7 +99,7 @@ class _Serving:
 
     def fail(self, cause: Cause, detail: str, error: BaseException) -> None:
         """Tell the agent why this machine cannot go on, and end it soon."""
-        self.send(failure.failed(cause, detail, error))
+        self.send(failure.failed(cause, detail, error, failure.describe_call(error)))
         self._loop.call_later(_LAST_ANSWER, self._end, 1)
 
     def _end(self, status: int) -> None:
