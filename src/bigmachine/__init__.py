@@ -9,6 +9,7 @@ Everything here is imported when it is first used: `import bigmachine` itself co
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
     from bigmachine.rpc import Call, CallInfo, Stream, current_call, deadline
     from bigmachine.session import Session, init, is_driver, start
     from bigmachine.system import Keepalive, Launched, System, register_system
+
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed under the program's feet
+        return ""
+
+
+#: Where the program was when it first said `import bigmachine`, which only that moment can tell: a machine runs it
+#: again from there, and the relative paths in its top level mean what they meant here.
+_directory = _working_directory()
 
 _WHERE = {
     "bigmachine.errors": (

@@ -25,14 +25,16 @@ again from its beginning; `Image()` is the way out. A script that is edited whil
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal
 
+from bigmachine import _directory as _first_directory
 from bigmachine.errors import ImageError
 from bigmachine.image.interpreter import parse_command_line
 
@@ -55,6 +57,7 @@ class Entry:
 
     `path` is absolute. `by_value` is true where a machine cannot find the classes of `__main__` by name, so that
     they must be pickled by value. `run_name` is the `__name__` that the main gets. `description` is for messages.
+    `directory` is where the main began, from where it is run again; None: it does not matter, or nobody knows.
     """
 
     form: Form
@@ -63,6 +66,7 @@ class Entry:
     by_value: bool = False
     run_name: str = "__main__"
     description: str = ""
+    directory: str | None = field(default=None, compare=False)
 
     @property
     def calls_start(self) -> bool:
@@ -97,7 +101,7 @@ def detect() -> Entry:
     """
     main = sys.modules.get("__main__")
     space: Mapping[str, object] = {} if main is None else vars(main)
-    return (
+    entry = (
         _multiprocessing_child(space)
         or _live_prompt()
         or _test_runner(space)
@@ -105,6 +109,7 @@ def detect() -> Entry:
         or _program(space)
         or _unnamed()
     )
+    return entry if entry.form == "none" else dataclasses.replace(entry, directory=_first_directory or None)
 
 
 def _multiprocessing_child(space: Mapping[str, object]) -> Entry | None:
@@ -215,7 +220,8 @@ def _located(file: str) -> str:
 
 def _starting_places() -> list[str]:
     remembered = getattr(sys.modules.get("multiprocessing.process"), "ORIGINAL_DIR", None)
-    places = [remembered, *(p for p in sys.path if os.path.isabs(p)), _working_directory(), os.environ.get("PWD")]
+    absolute = [path for path in sys.path if os.path.isabs(path)]
+    places = [_first_directory, remembered, *absolute, _working_directory(), os.environ.get("PWD")]
     return [place for place in places if place]
 
 

@@ -12,6 +12,7 @@ one emptied, because the code that called this is still running in the old one's
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import sys
 from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder, SourceFileLoader, SourcelessFileLoader
@@ -25,14 +26,17 @@ from bigmachine.image.entry import Entry
 def run(entry: Entry) -> None:
     """Run the main of `entry` as the real `__main__` of this process, and return when it ends.
 
-    `sys.path` and the working directory are already the program's, and `sys.argv[1:]` its arguments; `sys.argv[0]` is
-    set here, as the interpreter sets it. With the form "none", `__main__` is left empty. Whatever the main raises
-    passes through, `SystemExit` included.
+    `sys.path` is already the program's, and `sys.argv[1:]` its arguments; `sys.argv[0]` is set here, as the
+    interpreter sets it, and the working directory, which the main may change again. With the form "none", `__main__`
+    is left empty. Whatever the main raises passes through, `SystemExit` included.
 
     Raises:
         ImageError: The script or the module is not on this machine.
     """
     module = _install(entry.run_name)
+    if entry.directory:
+        with contextlib.suppress(OSError):  # it is on the driver's host only; then where the driver is now has to do
+            os.chdir(entry.directory)
     if entry.form == "script":
         code = _script(_given(entry.path, entry), module)
     elif entry.form == "module":

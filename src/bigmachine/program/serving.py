@@ -48,6 +48,7 @@ def serve(make_session: SessionFactory) -> NoReturn:
     if machine is None:
         raise InvalidCall("only a machine's process serves; a driver starts machines by bigmachine.start()")
     machine.is_served = True
+    os.chdir(machine.spec.cwd)  # the main began where it began in the driver; now it is as far as the driver
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     serving = _Serving(machine, loop)
