@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 
 from bigmachine.agent import LaunchSpec
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped, ProvisionError
-from bigmachine.image import Entry, Image, detect
+from bigmachine.image import Entry, Image, detect, search_path
 from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import Codec, Dialer, Link, Reactor, TlsDialer
 from bigmachine.session import services as _services
@@ -204,7 +204,7 @@ class Session:
             environ={**os.environ, **(environ or {})},
             cwd=os.getcwd(),
             entry=entry,
-            sys_path=[os.path.abspath(path) for path in sys.path],
+            sys_path=search_path(),
             session_name=self.name,
             driver_pid=os.getpid(),
             system_name=self._system_name,
