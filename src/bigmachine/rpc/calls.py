@@ -18,7 +18,7 @@ import time
 from asyncio import events
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import DeadlineExceeded
 from bigmachine.rpc.names import shown
@@ -33,29 +33,37 @@ _FINISHED = "FINISHED"
 _making_condition = threading.Lock()
 
 
+class CallCarrier(Protocol):
+    """The link of a call."""
+
+    reactor: Reactor
+
+    def give_up(self, call: Call[Any]) -> None:
+        """The caller does not want the outcome any more; from any thread."""
+
+
 class Call(concurrent.futures.Future[R], Generic[R]):
     """The outcome of a call that was sent with `Machine.submit`; it can also be awaited, from any event loop.
 
     Cancelling it, or the task that awaits it, reaches the method and releases the caller at once.
     """
 
-    # Defaults on the class: making a Call then costs three assignments.
+    # Defaults on the class: making a Call then costs four assignments.
     _state: str = _PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _cond: threading.Condition | None = None
     _lock: Any = None
     _awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
-    _on_cancel: Callable[[Call[Any]], None] | None = None
-    #: For the link that carries it: its loop, its deadline, when it was sent.
-    reactor: Reactor | None = None
+    #: For the link that carries it: its deadline, how many bytes were sent.
     timer: asyncio.TimerHandle | None = None
-    sent_at: float = 0.0
     size: int = 0
 
-    def __init__(self, ident: int = 0, method: str = "") -> None:
+    def __init__(self, ident: int = 0, method: str = "", carrier: CallCarrier | None = None) -> None:
         self.ident = ident
         self.method = method
+        self._carrier = carrier
+        self.sent_at = time.perf_counter()
 
     @property
     def name(self) -> str:
@@ -102,24 +110,16 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
     def _publish(self, state: str) -> None:
         self._state = state
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
         if self._lock is not None:
             self._lock.release()
         if self._awaiting is not None:
+            wake = wake_on if self._carrier is None else self._carrier.reactor.wake
             for loop, waiter in self._awaiting:
-                self._wake(loop, waiter)
+                wake(loop, waiter)
         if self._cond is not None:
             self._notify()
         if "_callbacks" in self.__dict__:
             self._run_callbacks()
-
-    def _wake(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-        if self.reactor is not None:
-            self.reactor.wake(loop, waiter)
-        else:
-            wake_on(loop, [waiter])
 
     def _notify(self) -> None:
         assert self._cond is not None
@@ -160,8 +160,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """Give the call up: the caller is released now, the method is told."""
         if self._claim():
             self._publish(_CANCELLED)
-            if self._on_cancel is not None:
-                self._on_cancel(self)
+            if self._carrier is not None:
+                self._carrier.give_up(self)
         return self._state is _CANCELLED
 
     def cancelled(self) -> bool:

@@ -144,16 +144,22 @@ class Channel(Lanes):
 
     def begin(self, run: FramedRun, coroutine: Any) -> None:
         """Start an async method's task."""
-        run.task = self.reactor.spawn(run.run_async(coroutine), run.method.name)
-        if (left := run.info.remaining()) is not None:
+        # Not `spawn`: a run reports its own failures, and is kept by `runs` while anybody waits for it.
+        run.task = self.reactor.loop.create_task(run.run_async(coroutine))
+        if (left := run.remaining()) is not None:
             run.timer = self.reactor.loop.call_later(left, run.cancel)
 
     def _cancel(self, ident: int) -> None:
         run = self.runs.pop(ident, None)
         if run is not None:
-            run.cancel()
+            self._abandon(run)
         if (outgoing := self.outgoing.get(ident)) is not None:
             outgoing.close()
+
+    def _abandon(self, run: FramedRun) -> None:
+        run.cancel()
+        if run.task is not None:
+            self.reactor.keep(run.task)  # until it has finished its `finally` blocks
 
     def _refuse(self, ident: int, exc: BigmachineError) -> None:
         self.transmit(self.codec.error(ident, exc, ours=True))
@@ -162,7 +168,7 @@ class Channel(Lanes):
 
     def reply(self, run: FramedRun, encoded: Encoded) -> None:
         """Send a call's outcome to whoever still wants it."""
-        self._over(run, kind_of(encoded) == ERROR, size_of(encoded))
+        self._over(run, encoded[6] == ERROR if type(encoded) is bytes else False, size_of(encoded))
         wanted = self.runs.pop(run.ident, None) is not None
         if wanted:
             self.transmit(encoded)
@@ -172,7 +178,7 @@ class Channel(Lanes):
     def _settle(self, run: FramedRun, encoded: Encoded) -> None:
         assert run.entry is not None
         ledger = self.server.ledger
-        if run.info.cancelled() and kind_of(encoded) == ERROR:
+        if run.cancelled() and kind_of(encoded) == ERROR:
             # It failed because it was given up, or its input broke off: not an outcome of its own.
             waiting = ledger.withdraw(run.entry)
             encoded = self.codec.error(0, NetworkError(f"{run.method.name} broke off with its caller's connection"))
@@ -185,8 +191,9 @@ class Channel(Lanes):
         """Count a run, and let the next one of its service begin."""
         if run.timer is not None:
             run.timer.cancel()
-        server = self.server
-        server.statistics.of(run.method.name).count(time.perf_counter() - run.began, failed, 0, size)
+        statistics = self.server.statistics
+        stats = statistics.methods.get(run.method.name) or statistics.of(run.method.name)
+        stats.count(time.perf_counter() - run.began, failed, 0, size)
         if run.method.gate is not None:
             for following in run.method.gate.leave():
                 following.channel._start(following)
@@ -199,7 +206,7 @@ class Channel(Lanes):
             for channel, ident in self.server.ledger.settle(run.entry, None, 0):
                 channel._refuse(ident, InvalidCall(_NOT_AGAIN))
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None
-        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run.info)
+        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run)
         stream.start()
         if wanted:
             # By the stream's own lane: an item must not come before it.
@@ -222,7 +229,7 @@ class Channel(Lanes):
             self.bulk.abort(error)
         for run in list(self.runs.values()):
             if run.entry is None:
-                run.cancel()
+                self._abandon(run)
         self.runs.clear()
         self.end_streams(NetworkError(f"the connection of {self.peer.id} was lost"))
 

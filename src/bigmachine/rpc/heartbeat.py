@@ -59,16 +59,19 @@ class Heartbeat:
         self._heard = 0
         self._has_pinged = False
         self._replacing: asyncio.Task[object] | None = None
+        self.is_on = False
 
     def start(self) -> None:
         """Begin to watch, if it does not already."""
-        if self._timer is None:
+        if not self.is_on:
+            self.is_on = True
             self._heard = self._link.bytes_heard()
             self._has_pinged = False
             self._timer = self._link.reactor.loop.call_later(_BEAT, self._beat)
 
     def stop(self) -> None:
         """Stop watching."""
+        self.is_on = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -76,7 +79,6 @@ class Heartbeat:
             self._replacing.cancel()
 
     def _beat(self) -> None:
-        self._timer = None
         link = self._link
         heard = link.bytes_heard()
         what = decide(link.is_waiting(), heard != self._heard, self._has_pinged)
@@ -86,7 +88,8 @@ class Heartbeat:
             link.main.send(small_frame(PING, 0, 0))
         elif what is Next.REPLACE and self._replacing is None and link.main is not None:
             self._replacing = link.reactor.spawn(self._replace(), "replace a mute connection")
-        if link.is_waiting():
+        self.is_on = link.is_waiting()
+        if self.is_on:
             self._timer = link.reactor.loop.call_later(_BEAT, self._beat)
 
     async def _replace(self) -> None:

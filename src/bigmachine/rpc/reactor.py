@@ -113,16 +113,17 @@ class Reactor:
 
     def wake(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
         """Release a waiter on its own event loop; while corked, all of a loop's waiters with one wake-up."""
-        if loop is self.loop and self.is_here:
-            release(waiter)
-        elif self.corked and self.is_here:
-            waiters = self._wakes.get(loop)
-            if waiters is None:
-                self._wakes[loop] = [waiter]
-            else:
-                waiters.append(waiter)
+        if threading.get_ident() != self.thread_id:
+            wake_on(loop, waiter)
+        elif loop is self.loop:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif not self.corked:
+            wake_on(loop, waiter)
+        elif (waiters := self._wakes.get(loop)) is not None:
+            waiters.append(waiter)
         else:
-            wake_on(loop, [waiter])
+            self._wakes[loop] = [waiter]
 
     def uncork(self) -> None:
         """Write what was gathered, one write a connection, and wake who waits elsewhere, one wake-up a loop."""
@@ -130,7 +131,7 @@ class Reactor:
         if self._wakes:
             wakes, self._wakes = self._wakes, {}
             for loop, waiters in wakes.items():
-                wake_on(loop, waiters)
+                wake_on(loop, *waiters)
         dirty = self.dirty
         if dirty:
             self.dirty = []
@@ -139,7 +140,10 @@ class Reactor:
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], name: str = "") -> asyncio.Task[Any]:
         """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread."""
-        task = self.loop.create_task(coroutine, name=name or None)
+        return self.keep(self.loop.create_task(coroutine, name=name or None))
+
+    def keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        """Keep a task alive until it is done (the loop itself only knows it weakly), and log its failure."""
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
@@ -173,21 +177,15 @@ class Reactor:
         thread.join(5)
 
 
-def wake_on(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
+def wake_on(loop: asyncio.AbstractEventLoop, *waiters: asyncio.Future[None]) -> None:
     """Release waiters on their event loop, from any thread."""
     try:
-        loop.call_soon_threadsafe(_release_all, waiters)
+        loop.call_soon_threadsafe(_release, waiters)
     except RuntimeError:
         _log.debug("the event loop that awaited a call is closed")
 
 
-def release(waiter: asyncio.Future[None]) -> None:
-    """Let go whoever awaits; on the waiter's own loop."""
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _release_all(waiters: list[asyncio.Future[None]]) -> None:
+def _release(waiters: tuple[asyncio.Future[None], ...]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

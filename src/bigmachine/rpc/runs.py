@@ -29,28 +29,32 @@ if TYPE_CHECKING:
 Waiting = tuple["Channel", int]
 
 
-class Run:
-    """What all ways of asking for a method have in common."""
+class Run(CallInfo):
+    """What all ways of asking for a method have in common: the call as its method sees it, and how it is run."""
 
-    __slots__ = ("args", "began", "info", "kwargs", "method")
+    __slots__ = ("args", "began", "kwargs", "method")
 
     def __init__(
         self, server: Server, peer: Peer, method: Method, args: Any, kwargs: Any, timeout: float | None
     ) -> None:
+        # CallInfo's own __init__ spelled out: this is done for each call.
+        self.caller = peer.id
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self._session = server.session
+        self._cancelled = False
         self.method = method
         self.args = args
         self.kwargs = kwargs
-        self.info = CallInfo(peer.id, server.session, None if timeout is None else time.monotonic() + timeout)
         self.began = time.perf_counter()
 
     def enter(self) -> None:
         """Make this the current call of the running thread or task."""
-        set_current(self.info)
-        set_deadline(self.info.deadline)
+        set_current(self)
+        set_deadline(self.deadline)
 
     def check_wanted(self) -> None:
         """Raise DeadlineExceeded if nobody waits for the outcome any more."""
-        if self.info.cancelled():
+        if self.cancelled():
             raise DeadlineExceeded(f"{self.method.name} was not begun: its caller had stopped waiting")
 
     def blame(self, exc: BaseException) -> tuple[BaseException, bool]:
@@ -185,7 +189,7 @@ class FramedRun(Run):
 
     def cancel(self) -> None:
         """The caller does not wait any more."""
-        self.info.cancel()
+        super().cancel()
         if self.timer is not None:
             self.timer.cancel()
         if self.task is not None:

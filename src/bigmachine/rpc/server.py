@@ -84,11 +84,11 @@ class Server:
             async with asyncio.timeout(timeout):
                 return await run.outcome()
         except TimeoutError:
-            if run.info.remaining() != 0.0:
+            if run.remaining() != 0.0:
                 raise  # the method's own
             raise DeadlineExceeded(f"{method.name} had no outcome within {timeout:g} s") from None
         finally:
-            run.info.cancel()
+            run.cancel()
 
     async def close(self) -> None:
         """Close every connection and let the threads end."""

@@ -40,7 +40,7 @@ class Gate:
         begin = []
         while self._waiting and self._running < self._limit:
             run = self._waiting.popleft()
-            if not run.info.cancelled():
+            if not run.cancelled():
                 self._running += 1
                 begin.append(run)
         return begin
