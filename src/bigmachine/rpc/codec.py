@@ -26,6 +26,7 @@ from bigmachine.rpc.wire import (
     MAX_BUFFERS,
     MAX_PAYLOAD,
     OURS,
+    OVERSIZED,
     Buffer,
     head,
 )
@@ -161,8 +162,11 @@ class Codec:
             payload = pickle.dumps((method, args, kwargs, timeout, key), 5, buffer_callback=buffers.append)
         except Exception:  # noqa: BLE001 (done again below, with a text that says what it was)
             payload = b""
-        if payload and not buffers and not self.by_value and len(payload) < BLOB:
-            return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+        if payload and not self.by_value:
+            if not buffers and len(payload) < BLOB:
+                return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+            if len(buffers) <= MAX_BUFFERS:
+                return self._with_buffers(kind, flags, ident, payload, buffers, f"an argument of {shown(method)}")
         return self.frame(kind, flags, ident, (method, args, kwargs, timeout, key), f"an argument of {shown(method)}")
 
     def result(self, kind: int, flags: int, ident: int, value: object, method: str) -> Encoded:
@@ -180,10 +184,12 @@ class Codec:
         text = "" if ours else "".join(traceback.format_exception(type(exc), exc, _trim(exc)))
         blob, why = self._exception(exc)
         try:
-            message = str(exc)
-        except Exception as broken:  # noqa: BLE001 (a user's __str__)
+            message = f"{exc!s}"  # formatted: a str also where __str__ returns a subclass, which may not travel
+        except BaseException as broken:  # noqa: BLE001 (a user's __str__)
             message = f"(its __str__ raised {type(broken).__name__})"
-        payload = pickle.dumps((blob, name, message, text, why), 5)
+        notes = getattr(exc, "__notes__", None)
+        notes = [note for note in notes if type(note) is str] if type(notes) is list else None
+        payload = pickle.dumps((blob, name, message, text, why, notes), 5)
         return head(kind, OURS if ours else 0, ident, payload, ())
 
     def _exception(self, exc: BaseException) -> tuple[bytes | None, str]:
@@ -191,20 +197,25 @@ class Codec:
             return None, f"a {type(exc).__name__} would end the caller"
         try:
             return self.dumps(exc), ""
-        except Exception as failure:  # noqa: BLE001 (a user's __reduce__)
-            return None, f"it cannot be pickled: {failure}"
+        except BaseException as failure:  # noqa: BLE001 (a user's __reduce__)
+            return None, f"it cannot be pickled: {type(failure).__name__}: {failure}"
 
     def load_error(self, payload: Buffer, flags: int) -> BaseException:
         """Decode an exception; one of the method's own has the remote traceback as its cause."""
-        blob, name, message, text, why = pickle.loads(payload)
+        if flags & OVERSIZED:
+            size = f"an error of {int(bytes(payload)):,} bytes, above the limit of {self.limit:,} here"
+            return RemoteError("(unknown)", size, why="it was too large to be read")
+        blob, name, message, text, why, notes = pickle.loads(payload)
         exc: BaseException | None = None
         if blob is not None:
             try:
                 exc = pickle.loads(blob)
-            except Exception as failure:  # noqa: BLE001 (a user's constructor)
+            except BaseException as failure:  # noqa: BLE001 (a user's constructor, on the event loop)
                 why = f"it cannot be unpickled here: {type(failure).__name__}: {failure}"
         if not isinstance(exc, Exception):
             exc = RemoteError(name, message, text, why)
+        if notes and not hasattr(exc, "__notes__"):
+            exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
         if not flags & OURS:
             exc.__cause__ = RemoteTraceback(text, self.machine)
         return exc
