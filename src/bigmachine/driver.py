@@ -66,7 +66,8 @@ def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
     import bigmachine
 
     # A machine gets all it needs from its agent: its host's environment and files are not the driver's.
-    if os.environ.get("BIGMACHINE_MODE") == "machine":
+    # Not to be told by the environment, which a program inherits that is started on a machine.
+    if not bigmachine.is_driver():
         return bigmachine.start(name=name)
     flags = _flags_of(args) if args is not None else _flags_in(sys.argv)
     return bigmachine.start(_system(config.load(flags=flags)), name=name)

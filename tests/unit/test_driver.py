@@ -163,10 +163,19 @@ def test_a_machine_asks_nobody(started: Started, tmp_path: Path, monkeypatch: py
     (tmp_path / "bigmachine.toml").write_text("broken")
     with pytest.raises(ConfigError):
         driver.start()
-    monkeypatch.setenv("BIGMACHINE_MODE", "machine")
+    monkeypatch.setattr(bigmachine, "is_driver", lambda: False)
     monkeypatch.setattr(sys, "argv", ["prog.py", "--bigm.nothing"])
     driver.start(name="x")
     assert started.sessions == [(None, "x")]
+
+
+def test_a_program_that_a_machine_starts_is_a_driver_of_its_own(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIGMACHINE_MODE", "machine")
+    monkeypatch.setattr(sys, "argv", ["prog.py", "--bigm.system=inprocess"])
+    driver.start()
+    assert started.systems == [("inprocess", {})]
 
 
 def test_importing_it_loads_no_argparse() -> None:
