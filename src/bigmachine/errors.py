@@ -79,7 +79,7 @@ _REMEDIES = {
     Cause.HUNG: "its process stood still; was it stopped (SIGSTOP), or is it waiting for a lock or a disk?",
     Cause.AGENT_LOST: "the agent on its host died, and the machine with it; look at the host's logs",
     Cause.PREEMPTED: "the provider took the host back; start another one",
-    Cause.BOOT_FAILED: "the program did not come up on the machine; the cause is its own traceback",
+    Cause.BOOT_FAILED: "a machine runs the same program, up to bigmachine.start(): look at what stops it there",
     Cause.INIT_FAILED: "a service's init raised; the cause is its own traceback",
 }
 

@@ -136,7 +136,8 @@ def stopped_by(event: Stopped) -> MachineStopped:
         except Exception as exc:  # noqa: BLE001 (any code may run in there; the text remains)
             _log.debug("the exception that ended %s cannot be rebuilt here: %s", event.machine_id, exc)
     if event.text:
-        traceback = RemoteTraceback(event.text, event.certificate.machine)
+        # By the name that stands before its lines of output, as in errors of calls.
+        traceback = RemoteTraceback(event.text, event.machine_id.rpartition("-")[2])
         if error.__cause__ is None:
             error.__cause__ = traceback
         else:
