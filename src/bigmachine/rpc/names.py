@@ -23,7 +23,8 @@ def name_of(method: str | Callable[..., object]) -> str:
         raise InvalidCall(
             f"{method!r} names no method: give a function of a class (CirclePi.sample) or a string ('PI.sample')"
         )
-    return f"@{method.__module__}:{qualname}"
+    owner = getattr(method, "__objclass__", method)  # a method written in C has no module of its own
+    return f"@{owner.__module__}:{qualname}"
 
 
 def shown(wire_name: str) -> str:

@@ -118,7 +118,7 @@ class ServiceTable:
         service = self._services.get(service_name)
         if service is None:
             raise InvalidCall(f"no service {service_name!r} on this machine{_instead(service_name, self.names())}")
-        function = None if method_name.startswith("_") else getattr(service, method_name, None)
+        function = None if method_name.startswith("_") else _attribute(service, service_name, method_name)
         if function is None or not callable(function):
             raise InvalidCall(
                 f"service {service_name!r} ({type(service).__qualname__}) has no public method "
@@ -140,6 +140,13 @@ class ServiceTable:
             f"{len(matches)} services are of class {qualname} ({', '.join(sorted(matches))}): "
             f"name the one you mean, as in '{min(matches)}.{method}'"
         )
+
+
+def _attribute(service: object, service_name: str, name: str) -> Any:
+    try:
+        return getattr(service, name, None)
+    except Exception as exc:  # a property, or a __getattr__: the user's code
+        raise InvalidCall(f"looking up {service_name}.{name} raised {type(exc).__name__}: {exc}") from exc
 
 
 def public_methods(service: object) -> list[str]:

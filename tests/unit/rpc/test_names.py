@@ -1,0 +1,85 @@
+"""How a method is named: by a string, or by the function itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+
+from bigmachine.errors import InvalidCall
+from bigmachine.rpc.names import name_of, shown
+
+
+class Base:
+    def inherited(self) -> int:
+        return 1
+
+
+class Service(Base):
+    def method(self) -> int:
+        return 2
+
+    @functools.lru_cache  # noqa: B019 (how it is decorated is the matter)
+    def cached(self) -> int:
+        return 3
+
+    @staticmethod
+    def static() -> int:
+        return 4
+
+    @classmethod
+    def of_class(cls) -> int:
+        return 5
+
+    class Inner:
+        def method(self) -> int:
+            return 6
+
+
+def plain() -> int:
+    return 7
+
+
+HERE = __name__
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("PI.sample", "PI.sample"),
+        (Service.method, f"@{HERE}:Service.method"),
+        (Service().method, f"@{HERE}:Service.method"),
+        (Service.cached, f"@{HERE}:Service.cached"),
+        (Service.static, f"@{HERE}:Service.static"),
+        (Service.of_class, f"@{HERE}:Service.of_class"),
+        (Service.Inner.method, f"@{HERE}:Service.Inner.method"),
+        (Service.inherited, f"@{HERE}:Base.inherited"),
+        (dict.get, "@builtins:dict.get"),
+        (list.__len__, "@builtins:list.__len__"),
+    ],
+)
+def test_a_string_names_itself_and_a_function_its_class_and_module(
+    method: str | Callable[..., object], name: str
+) -> None:
+    assert name_of(method) == name
+
+
+def test_a_function_of_a_class_in_a_function_is_named_too() -> None:
+    class Local:
+        def method(self) -> None: ...
+
+    assert name_of(Local.method).endswith(":" + Local.__qualname__ + ".method")
+
+
+@pytest.mark.parametrize("method", [plain, len, 3, None, functools.partial(plain), b"PI.sample"])
+def test_what_belongs_to_no_class_is_refused_with_what_would_do(method: object) -> None:
+    with pytest.raises(InvalidCall, match=r"names no method: give a function of a class \(CirclePi.sample\)"):
+        name_of(method)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("PI.sample", "PI.sample"), ("@pkg.mod:A.B.method", "A.B.method"), ("", "")]
+)
+def test_a_name_is_shown_as_people_write_it(name: str, text: str) -> None:
+    assert shown(name) == text
