@@ -95,9 +95,11 @@ def test_an_init_that_raises_stops_the_machine_with_that_error(run_program: RunP
     init = SERVICE.replace(
         "    def answer", "    def init(self, session):\n        raise KeyError('weights')\n\n    def answer"
     )
-    out = run_program(write("app.py", init + DRIVE)).out
+    path = write("app.py", init + DRIVE)
+    out = run_program(path).out
     assert out.startswith("init_failed KeyError True\n")
-    assert "in init\n    raise KeyError('weights')" in out
+    # The machine's traceback begins where the program does.
+    assert f'on machine m1:\nTraceback (most recent call last):\n  File "{path}", line 7, in init\n' in out
 
 
 def test_an_uncaught_failure_ends_the_driver_with_one_traceback(run_program: RunProgram, write: WriteProgram) -> None:

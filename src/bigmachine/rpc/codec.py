@@ -222,11 +222,12 @@ class Codec:
 
 
 def _trim(exc: BaseException) -> Any:
-    """The traceback without the library's own frames at its top: they say nothing about the method."""
+    """The traceback from the method's own first frame on: what called it says nothing about it."""
     tb = exc.__traceback__
-    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
+    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(_ABOVE):
         tb = tb.tb_next
     return tb
 
 
-_OWN = "bigmachine.rpc."
+#: Modules whose frames stand above a method's or an `init`'s.
+_ABOVE = ("bigmachine.rpc.", "bigmachine.program.", "asyncio.", "concurrent.futures.")
