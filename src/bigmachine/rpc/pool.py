@@ -53,7 +53,10 @@ class ThreadPool:
     def submit(self, job: Job) -> None:
         """Have a job run soon; on the reactor's thread."""
         self._jobs.put(job)
-        if not self._threads:
+        if self._is_closed:
+            self._add()  # the closing of a stream that was being read: in a thread of its own, which then ends
+            self._jobs.put(None)
+        elif not self._threads:
             self._add()
         elif self._timer is None and len(self._threads) < self._limit:
             self._seen = self._taken[0]
