@@ -1,7 +1,8 @@
 """The life of a handle on somebody else's machine: pinged, not kept alive [Go: B.Dial].
 
-It is RUNNING once its agent has answered for it, and STOPPED once the agent says that the machine is gone, or has not
-answered for as long as the clocks allow.
+It is RUNNING once its program says that it has the services that it was started with, and STOPPED once its agent says
+that the machine is gone, or has not answered for as long as the clocks allow. Calls wait for RUNNING: a handle may
+arrive, sent by the owner, before the machine is up.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import logging
 import time
 
-from bigmachine.errors import BigmachineError, Cause, DeathCertificate, MachineStopped
+from bigmachine.agent import MachineInfo
+from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped
 from bigmachine.machine.handle import Machine
 from bigmachine.machine.life import State
 from bigmachine.rpc import Link, PeerGone
@@ -18,6 +20,7 @@ from bigmachine.system import Keepalive
 
 _log = logging.getLogger("bigmachine")
 _VERDICT = 1.0
+_PAUSE = 0.5
 
 
 class Pinger:
@@ -25,13 +28,17 @@ class Pinger:
 
     is_owner = False
 
-    def __init__(self, machine: Machine, program: Link, agent: Link, keepalive: Keepalive, machine_id: str) -> None:
+    def __init__(
+        self, machine: Machine, program: Link, agent: Link, keepalive: Keepalive, *, is_young: bool = False
+    ) -> None:
         self.machine = machine
         self._program = program
         self._agent = agent
         self._clocks = keepalive
-        self._ping = f"Supervisor@{machine_id}.ping"
-        self._task: asyncio.Task[object] | None = None
+        self._supervisor = f"Supervisor@{machine.machine_id}"
+        self._is_young = is_young
+        self._tasks: list[asyncio.Task[object]] = []
+        self._is_known = asyncio.Event()
         machine.keep(self)
 
     def begin(self) -> None:
@@ -40,7 +47,28 @@ class Pinger:
         self._program.reactor.post(self._begin)
 
     def _begin(self) -> None:
-        self._task = self._program.reactor.spawn(self._follow(), f"ping {self.machine.name}")
+        if self.machine.state is State.STOPPED:
+            return
+        spawn = self._program.reactor.spawn
+        self._tasks += [
+            spawn(self._follow(), f"ping {self.machine.name}"),
+            spawn(self._bring_up(), f"dial {self.machine.name}"),
+        ]
+
+    async def _bring_up(self) -> None:
+        while self.machine.state is not State.STOPPED:
+            try:
+                await self._program.submit("Supervisor.running", (), {}, is_urgent=True)
+            except BigmachineError as exc:
+                if (fate := self._fate(exc)) is not None:
+                    self._stop(fate)
+                else:
+                    await asyncio.sleep(min(_PAUSE, self._clocks.interval))
+            else:
+                await self._is_known.wait()
+                if self.machine.enter(State.RUNNING):
+                    self._program.release()
+                return
 
     async def _follow(self) -> None:
         answered = time.monotonic()
@@ -48,63 +76,84 @@ class Pinger:
         while self.machine.state is not State.STOPPED:
             sent = time.monotonic()
             try:
-                await self._agent.submit(self._ping, (), {}, patience)
+                await self._ask(patience)
             except BigmachineError as exc:
                 silent = time.monotonic() - answered
-                if isinstance(exc, MachineStopped):
-                    self._stop(exc)
-                elif isinstance(exc, PeerGone) or not (exc.temporary or isinstance(exc, TimeoutError)):
-                    self._stop(MachineStopped(self._certificate(Cause.AGENT_LOST, str(exc))))
+                if (fate := self._fate(exc)) is not None:
+                    self._stop(fate)
                 elif silent >= self._clocks.timeout:
-                    self._stop(MachineStopped(self._certificate(Cause.KEEPALIVE_LOST, f"for {silent:.1f} s: {exc}")))
+                    self._stop(self._gone(Cause.KEEPALIVE_LOST, f"no ping was answered for {silent:.1f} s", exc))
                 else:
-                    self._agent.renew()
-                    await asyncio.sleep(min(0.5, self._clocks.interval))
+                    await self._again(exc)
             else:
                 answered = time.monotonic()
                 self.machine.kept_alive(answered - sent, self._clocks.timeout)
-                if self.machine.state is State.STARTING:
-                    self.machine.enter(State.RUNNING)
                 await asyncio.sleep(self._clocks.interval)
 
-    def _certificate(self, cause: str, detail: str) -> DeathCertificate:
-        return DeathCertificate(cause, self.machine.name, detail, stopped=time.time())
+    async def _again(self, exc: BigmachineError) -> None:
+        if isinstance(exc, InvalidCall):  # it is young
+            await asyncio.sleep(0.02)
+        else:
+            self._agent.renew()
+            await asyncio.sleep(min(_PAUSE, self._clocks.interval))
+
+    async def _ask(self, patience: float) -> None:
+        """Ping it; the first time by asking what it is."""
+        if self._is_known.is_set():
+            await self._agent.submit(f"{self._supervisor}.ping", (), {}, patience)
+            return
+        info: MachineInfo = await self._agent.submit(f"{self._supervisor}.info", (), {}, patience)
+        self.machine.hostname, self.machine.maxprocs = info.hostname, info.maxprocs
+        self._is_known.set()
+
+    def _fate(self, exc: BigmachineError) -> MachineStopped | None:
+        """Return what an error says of the machine; None if it may be well."""
+        if isinstance(exc, MachineStopped):
+            return MachineStopped(exc.certificate)
+        if isinstance(exc, PeerGone):
+            return self._gone(Cause.AGENT_LOST, "nothing listens at its address any more", exc)
+        if exc.temporary or isinstance(exc, TimeoutError):
+            return None
+        if isinstance(exc, InvalidCall) and self._is_young and not self._is_known.is_set():
+            return None  # the agent will have it soon, or its owner give it up
+        return self._gone(Cause.AGENT_LOST, "who answers at its address does not have it", exc)
+
+    def _gone(self, cause: Cause, detail: str, exc: BaseException) -> MachineStopped:
+        text = f"{detail} ({type(exc).__name__}: {exc})"
+        error = MachineStopped(DeathCertificate(cause, self.machine.name, text, stopped=time.time()))
+        error.__cause__ = exc
+        return error
 
     def _stop(self, error: MachineStopped) -> None:
         self.machine.stop(error)
-        self._agent.close(error)
+        self.close(error)
 
     async def verdict(self, cause: BigmachineError) -> BaseException:
         """Say what a lost connection to the program means: the agent knows whether it lives."""
-        if self.machine.state is State.STOPPED:
-            return self.machine.error or cause
         end = time.monotonic() + _VERDICT
-        while (left := end - time.monotonic()) > 0:
+        while self.machine.state is not State.STOPPED and (left := end - time.monotonic()) > 0:
             try:
-                await self._agent.submit(self._ping, (), {}, left)
-            except MachineStopped as exc:
-                self._stop(exc)
-                return exc
-            except PeerGone as exc:
-                error = MachineStopped(self._certificate(Cause.AGENT_LOST, str(exc)))
-                self._stop(error)
-                return error
+                await self._agent.submit(f"{self._supervisor}.ping", (), {}, left)
             except BigmachineError as exc:
-                _log.debug("asking after %s failed: %s", self.machine.name, exc)
-            await asyncio.sleep(0.05)  # it may have died a moment ago, and its agent not know yet
-        return cause
+                if (fate := self._fate(exc)) is not None:
+                    self._stop(fate)
+                    break
+            await asyncio.sleep(0.01)  # it may have died a moment ago, and its agent not know yet
+        return self.machine.error or cause
 
     def cancel(self) -> None:
         """Stop following; from any thread."""
         self._program.reactor.post(self._cancelled)
 
     def _cancelled(self) -> None:
-        self.close(self.machine.error or MachineStopped(self._certificate(Cause.CANCELLED, "")))
+        assert self.machine.error is not None
+        self.close(self.machine.error)
 
     def close(self, error: BaseException) -> None:
         """Stop following; on the reactor's thread."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            if task is not asyncio.current_task(self._program.reactor.loop):
+                task.cancel()
         self._agent.close(error)
 
     def shutdown(self, timeout: float) -> None:

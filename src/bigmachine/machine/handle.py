@@ -51,6 +51,12 @@ class Keeper(Protocol):
     def shutdown(self, timeout: float) -> None: ...
 
 
+class Arrival(Protocol):
+    """Makes a handle that has arrived: see `arrive`."""
+
+    def __call__(self, address: str, hostname: str, maxprocs: int, is_young: bool, /) -> Machine: ...
+
+
 class Machine:
     """One machine of a cluster. Made by `Session.start` and `Session.dial`, never directly.
 
@@ -66,7 +72,7 @@ class Machine:
         self._agent = agent
         self._life = Life(str(address))
         self._changed = threading.Condition()
-        self._has_run = False
+        self._reached = State.UNSTARTED  # the last state but STOPPED
         self._watchers: list[Callable[[Machine], None]] = []
         self._keeper: Keeper | None = None
         self._replies: deque[float] = deque(maxlen=_KEPT_REPLIES)
@@ -80,6 +86,11 @@ class Machine:
     def address(self) -> str:
         """`host:port/id`: where it is, and which machine exactly."""
         return str(self._address)
+
+    @property
+    def machine_id(self) -> str:
+        """The part of its address that says which machine it is, wherever that listens."""
+        return self._address.machine_id
 
     @property
     def name(self) -> str:
@@ -112,6 +123,7 @@ class Machine:
             seconds, or when the `deadline()` around this passes.
         """
         self._refuse_on_loop("wait")
+        state = State(state)
         end = _until(timeout)
         with self._changed:
             while self._life.state < state:
@@ -121,8 +133,8 @@ class Machine:
                         f"machine {self.name} ({self.address}) was not {state.name} in time: "
                         f"it is {self._life.state.name}, {self._life.phase.value}"
                     )
-                self._changed.wait(left)
-            if state is State.RUNNING and self._life.state is State.STOPPED and not self._has_run:
+                self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+            if self._reached < state < State.STOPPED:
                 raise _copy_of(self._life.error)
             return self._life.state
 
@@ -194,20 +206,22 @@ class Machine:
         However often it is sent, it runs at most once on a machine.
         """
         self._refuse_on_loop("retry_call")
-        return retry(lambda key: self._submit(method, args, kwargs, key))
+        return retry(lambda key: self._submit(method, args, kwargs, key), self._rest)
 
     def service(self, cls: type[S], name: str | None = None) -> S:
         """Return a proxy whose methods are calls: `machine.service(CirclePi).sample(10)`.
 
         `name`: the service's name, needed only if several services are of this class.
         """
-        return cast(S, make_proxy(self.call, cls, name))
+        return cast(S, make_proxy(self, cls, name))
 
     def _submit(
         self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: bytes | None = None
     ) -> Call[Any]:
         try:
             name = method if type(method) is str else name_of(method)
+            if self._life.state is State.STOPPED:
+                raise _copy_of(self._life.error)
             if name.startswith("Supervisor."):
                 return self._supervise(name, args, kwargs)
             return self._program.submit(name, args, kwargs, key=key)
@@ -216,11 +230,14 @@ class Machine:
             call.fail(exc)
             return call
 
+    def _rest(self, seconds: float) -> None:
+        """Pause between two attempts, but not beyond the machine's end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._life.state is State.STOPPED, seconds)
+
     def _supervise(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         if name in _OF_THE_PROGRAM:
             return self._program.submit(name, args, kwargs)
-        if self._life.state is State.STOPPED:
-            raise _copy_of(self._life.error)
         method = name.removeprefix("Supervisor.")
         return self._agent.submit(f"Supervisor@{self._address.machine_id}.{method}", args, kwargs)
 
@@ -254,8 +271,7 @@ class Machine:
     def cancel(self) -> None:
         """Fail all pending calls and stop the handle at once; the machine cleans up by itself."""
         certificate = DeathCertificate(Cause.CANCELLED, self.name, "its handle was cancelled", stopped=time.time())
-        self.stop(MachineStopped(certificate))
-        if self._keeper is not None:
+        if self.stop(MachineStopped(certificate)) and self._keeper is not None:
             self._keeper.cancel()
 
     def shutdown(self, timeout: float = 20.0) -> None:
@@ -276,7 +292,8 @@ class Machine:
         with self._changed:
             if not self._life.enter(state, time.monotonic(), error):
                 return False
-            self._has_run = self._has_run or state is State.RUNNING
+            if state is not State.STOPPED:
+                self._reached = state
             self._changed.notify_all()
         for watcher in list(self._watchers):
             watcher(self)
@@ -315,7 +332,9 @@ class Machine:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return arrive, (self._session_id, self.address, self.hostname, self.maxprocs)
+        life = self._life
+        is_young = life.state < State.RUNNING and life.phase in (Phase.LAUNCHING, Phase.REACHING)
+        return arrive, (self._session_id, self.address, self.hostname, self.maxprocs, is_young)
 
     def __repr__(self) -> str:
         error = f": {type(self._life.error).__name__}" if self._life.error is not None else ""
@@ -325,23 +344,23 @@ class Machine:
 
 # Handles that arrive in a pickle need the session that they belong to here. A process has one, or a few; they are
 # entered by the session itself when it begins and leave with it.
-_arrivals: dict[str, Callable[[str, str, int], Machine]] = {}
+_arrivals: dict[str, Arrival] = {}
 
 
-def receive_with(session_id: str, dial: Callable[[str, str, int], Machine] | None) -> None:
-    """Have handles of this session that arrive in this process made by `dial(address, hostname, maxprocs)`."""
+def receive_with(session_id: str, dial: Arrival | None) -> None:
+    """Have handles of this session that arrive in this process made by `dial`."""
     if dial is None:
         _arrivals.pop(session_id, None)
     else:
         _arrivals[session_id] = dial
 
 
-def arrive(session_id: str, address: str, hostname: str, maxprocs: int) -> Machine:
-    """Make the handle that a pickle stands for."""
+def arrive(session_id: str, address: str, hostname: str, maxprocs: int, is_young: bool) -> Machine:
+    """Make the handle that a pickle stands for; `is_young`: when it was sent, its agent did not have it yet."""
     dial = _arrivals.get(session_id)
     if dial is None:
         raise InvalidCall(f"a handle of machine {address} arrived where its session is not: it can only be sent inside")
-    return dial(address, hostname, maxprocs)
+    return dial(address, hostname, maxprocs, is_young)
 
 
 def _until(timeout: float | None) -> float | None:

@@ -8,8 +8,11 @@ take as long as it likes. Whatever fails first stops the machine with that cause
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import itertools
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -21,6 +24,7 @@ from bigmachine.errors import (
     DeadlineExceeded,
     DeathCertificate,
     MachineStopped,
+    is_remote,
 )
 from bigmachine.machine.handle import Machine
 from bigmachine.machine.host import Host
@@ -33,6 +37,10 @@ _log = logging.getLogger("bigmachine")
 _VERDICT = 1.0
 #: An end that does not arrive within this, after the agent was told to make it, is reported as the agent's loss.
 _GRACE = 5.0
+#: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
+_LAUNCH = 60.0
+#: So often a connection may break, or a program not answer one, while its services are installed.
+_ATTEMPTS = 3
 
 
 class Listener(Protocol):
@@ -68,54 +76,73 @@ class Owner:
         self._keepalive = keepalive
         self._listener = listener
         self._tasks: list[asyncio.Task[object]] = []
-        self._ending: str = ""
+        self._has_launched = asyncio.Event()  # or failed to
         self._has_ended = asyncio.Event()
+        self._init_error: BaseException | None = None
         machine.keep(self)
 
     def begin(self) -> None:
-        """Start it; from any thread."""
-        self.machine.enter(State.STARTING)
-        self._program.reactor.post(self._begin)
+        """Start it, unless it has been stopped already; from any thread."""
+        if self.machine.enter(State.STARTING):
+            self._program.reactor.post(self._begin)
 
     def _begin(self) -> None:
-        reactor = self._program.reactor
+        if self.machine.state is State.STOPPED:
+            return
         self._host.admit(self._spec.machine_id, self)
-        self._tasks.append(reactor.spawn(self._boot(), f"boot {self.machine.name}"))
+        self._tasks.append(self._program.reactor.spawn(self._boot(), f"boot {self.machine.name}"))
 
     # boot
 
     async def _boot(self) -> None:
-        machine = self.machine
         try:
-            machine.reach(Phase.REACHING)
-            await self._host.link.submit("Agent.launch", (self._spec,), {}, 60.0)
-            machine.reach(Phase.EXECUTING)
-            self._tasks.append(self._program.reactor.spawn(self._keep_alive(), f"keepalive {machine.name}"))
+            await self._launch()
+            self._tasks.append(self._program.reactor.spawn(self._keep_alive(), f"keepalive {self.machine.name}"))
+            left = len(self._services)
             for name, service in self._services.items():
-                call = self._program.submit("Supervisor.register", (name, service), {}, is_urgent=True)
-                machine.reach(Phase.INITIALISING)
-                try:
-                    await call
-                except MachineStopped:
-                    raise
-                except BigmachineError as exc:
-                    raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
-                except Exception as exc:
-                    raise self._init_failed(name, exc) from exc
+                left -= 1
+                await self._register(name, service, is_last=not left)
         except MachineStopped as exc:
             self._end(exc)
-        except BigmachineError as exc:
-            error = self._boot_failed(f"its agent could not launch it ({machine.phase.value})", exc)
-            error.__cause__ = exc
-            self._end(error)
         else:
-            if machine.enter(State.RUNNING):
+            if self.machine.enter(State.RUNNING):
                 self._program.release()
+
+    async def _launch(self) -> None:
+        self.machine.reach(Phase.REACHING)
+        try:
+            await self._host.link.submit("Agent.launch", (self._spec,), {}, _LAUNCH)
+        except Exception as exc:
+            raise self._boot_failed("its agent could not launch it", exc) from exc
+        finally:
+            self._has_launched.set()
+        self.machine.reach(Phase.EXECUTING)
+
+    async def _register(self, name: str, service: object, is_last: bool) -> None:
+        # With a key it may be sent again if the connection breaks, and still runs once: an init may take an hour.
+        key = os.urandom(16)
+        for attempt in itertools.count(1):
+            try:
+                args = (name, service, is_last)
+                await self._program.submit("Supervisor.register", args, {}, is_urgent=True, key=key)
+            except Exception as exc:
+                if is_remote(exc):
+                    raise await self._init_failed(name, exc) from exc
+                if isinstance(exc, MachineStopped):
+                    raise
+                if attempt == _ATTEMPTS or not (isinstance(exc, BigmachineError) and exc.temporary):
+                    raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
+            else:
+                return
 
     def _boot_failed(self, what: str, exc: BaseException) -> MachineStopped:
         return MachineStopped(self._certificate(Cause.BOOT_FAILED, f"{what}: {type(exc).__name__}: {exc}"))
 
-    def _init_failed(self, name: str, exc: BaseException) -> MachineStopped:
+    async def _init_failed(self, name: str, exc: BaseException) -> MachineStopped:
+        self._init_error = exc
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_VERDICT):  # the agent's certificate is better: it has the last lines of output
+                await self._has_ended.wait()
         text = f"init of service {name!r} raised {type(exc).__name__}: {exc}"
         return MachineStopped(self._certificate(Cause.INIT_FAILED, text))
 
@@ -165,6 +192,8 @@ class Owner:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)
         named = MachineStopped(certificate)
         named.__cause__ = error.__cause__
+        if self._init_error is not None and certificate.cause == Cause.INIT_FAILED:
+            named.__cause__ = self._init_error  # the exception itself, where the agent may only have its text
         self._end(named)
 
     async def verdict(self, cause: BigmachineError) -> BaseException:
@@ -215,10 +244,14 @@ class Owner:
 
     async def end(self, end: float) -> None:
         """End the machine by the instant `end` of `time.monotonic`; on the reactor's thread."""
-        left = max(0.1, end - time.monotonic())
+        if self.machine.state is State.UNSTARTED:
+            self._end(MachineStopped(self._certificate(Cause.SHUTDOWN, "it was shut down before it was started")))
         if self.machine.state is State.STOPPED:
             return
+        left = max(0.1, end - time.monotonic())
         try:
+            async with asyncio.timeout(left):
+                await self._has_launched.wait()  # before that the agent does not know it
             await self._host.link.submit(f"Supervisor@{self._spec.machine_id}.shutdown", (left / 2,), {}, left)
             async with asyncio.timeout(left):
                 await self._has_ended.wait()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +30,8 @@ def is_worth_repeating(exc: BaseException) -> bool:
     return isinstance(exc, BigmachineError) and exc.temporary and not is_remote(exc)
 
 
-def retry(submit: Callable[[bytes], Call[Any]]) -> Any:
-    """Run a call until it has an outcome that repeating cannot change.
+def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object]) -> Any:
+    """Run a call until it has an outcome that repeating cannot change; `rest(seconds)` pauses between two attempts.
 
     Raises: that outcome; DeadlineExceeded, from the last error, if the next pause would pass the deadline.
     """
@@ -51,4 +50,4 @@ def retry(submit: Callable[[bytes], Call[Any]]) -> Any:
             if left is not None and left <= wait:
                 raise DeadlineExceeded(f"{call.method} failed {attempt + 1} times until its deadline: {exc}") from exc
         attempt += 1
-        time.sleep(wait)
+        rest(wait)

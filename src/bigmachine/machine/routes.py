@@ -6,9 +6,15 @@ id is checked in the handshake, so it names this very machine, not whatever list
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from bigmachine.errors import InvalidCall
+
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[^\s/\[\]:]+)):(?P<port>[0-9]{1,5})/(?P<id>[\w.]+(?:-[\w.]+)+)",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +31,21 @@ class Address:
 
         Raises: InvalidCall.
         """
-        place, slash, machine_id = text.partition("/")
-        host, colon, port = place.rpartition(":")
-        if not (slash and colon and host and machine_id and port.isdecimal() and "-" in machine_id):
+        given: object = text
+        match = _ADDRESS.fullmatch(given) if isinstance(given, str) else None
+        if match is None or int(match["port"]) > 65535:
             raise InvalidCall(f"{text!r} is no machine's address: it has to be like 127.0.0.1:41023/h1a2b3c-m3")
-        return cls(host.strip("[]"), int(port), machine_id)
+        return cls(match["ipv6"] or match["host"], int(match["port"]), match["id"])
 
     @property
     def agent_id(self) -> str:
-        """The id of the agent that has this machine."""
-        return self.machine_id.rpartition("-")[0]
+        """The id of the agent that has this machine; its own, if it is an agent's address."""
+        return self.machine_id.rpartition("-")[0] or self.machine_id
+
+    @property
+    def agent(self) -> Address:
+        """The address of that agent."""
+        return Address(self.host, self.port, self.agent_id)
 
     @property
     def name(self) -> str:

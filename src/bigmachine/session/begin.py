@@ -56,7 +56,4 @@ def _configured(name: str | None) -> System:
 def _machine_session(machine: program.Boot, server: Server) -> Session:
     from bigmachine.session.session import Session
 
-    spec = machine.spec
-    return Session.on_machine(
-        machine.identity, server.reactor, server.codec, name=spec.session_name, system_name=spec.system_name
-    )
+    return Session.on_machine(machine.identity, server.reactor, server.codec, name=machine.spec.session_name)

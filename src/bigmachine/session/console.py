@@ -14,7 +14,6 @@ from collections.abc import Callable
 _log = logging.getLogger("bigmachine")
 #: A line that grows beyond this is shown in pieces.
 _LONGEST_LINE = 1024 * 1024
-_HELD = 1024 * 1024
 #: So many failed starts in a row, and the next ones are shown from their first line.
 FAILURES_UNTIL_SHOWN = 5
 
@@ -25,31 +24,32 @@ class Console:
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self._write = write or _to_stderr
         self._parts: dict[tuple[str, str], bytearray] = {}
-        self._held: dict[str, list[bytes]] = {}
+        self._held: set[str] = set()
+        self._starting: set[str] = set()
         self._failures = 0
 
     def begin(self, name: str) -> None:
         """Hold back what a starting machine writes."""
+        self._starting.add(name)
         if self._failures >= FAILURES_UNTIL_SHOWN:
-            _log.warning("%d consecutive boot failures; the output of %s is shown as it starts", self._failures, name)
+            _log.warning("%d machines in a row failed to start; %s shows what it writes", self._failures, name)
         elif not _log.isEnabledFor(logging.DEBUG):
-            self._held[name] = []
+            self._held.add(name)
 
     def show(self, name: str) -> None:
-        """The machine is up: show what comes from now on."""
-        self._failures = 0
-        self._held.pop(name, None)
+        """The machine's services begin: show what comes from now on."""
+        self._held.discard(name)
 
-    def failed(self, name: str) -> None:
-        """The machine did not come up."""
-        self._failures += 1
-        self._held.pop(name, None)
+    def up(self, name: str) -> None:
+        """The machine runs."""
+        self.show(name)
+        if name in self._starting:
+            self._starting.remove(name)
+            self._failures = 0
 
     def wrote(self, name: str, stream: str, data: bytes) -> None:
         """Take what a machine wrote."""
-        if (held := self._held.get(name)) is not None:
-            if sum(map(len, held)) < _HELD:
-                held.append(data)
+        if name in self._held:
             return
         part = self._parts.setdefault((name, stream), bytearray())
         part += data
@@ -61,12 +61,16 @@ class Console:
             del part[:cut]
             self._lines(name, whole)
 
-    def end(self, name: str) -> None:
-        """The machine has stopped: show a last line without an end, too."""
+    def end(self, name: str, *, has_failed: bool) -> None:
+        """The machine has stopped: show a last line without an end, too; count it if it did not even start."""
         for stream in ("stdout", "stderr"):
             part = self._parts.pop((name, stream), None)
             if part:
                 self._lines(name, bytes(part))
+        self._held.discard(name)
+        if name in self._starting:
+            self._starting.remove(name)
+            self._failures += has_failed
 
     def _lines(self, name: str, data: bytes) -> None:
         text = data.decode("utf-8", "replace")

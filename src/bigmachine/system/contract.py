@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bigmachine.rpc import Dialer, Reactor
 from bigmachine.trust import Identity, Role
@@ -43,12 +44,23 @@ class Keepalive:
             )
 
 
+#: Makes a way to the peer of an id and a role.
+MakeDialer = Callable[[str, Role], Dialer]
+
+
+class Guest(Protocol):
+    """The session that services see on a machine inside this process."""
+
+    def leave(self) -> object:
+        """Let go of all it holds: the machine has ended. On the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launched:
     """A place for one machine: an agent, and how to reach it.
 
     `host` and `port` are where the agent listens. A System whose machines are not behind a socket gives `dialer`
-    instead, which makes a way to the peer of a given id and role.
+    instead.
     """
 
     agent_id: str
@@ -56,7 +68,7 @@ class Launched:
     port: int = 0
     hostname: str = ""
     maxprocs: int = 1
-    dialer: Callable[[str, Role], Dialer] | None = field(default=None, repr=False)
+    dialer: MakeDialer | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +76,42 @@ class Ticket:
     """What a System needs to know of the session that its machines are for.
 
     `issue(role, id)` makes an identity for an agent, to be handed over by a channel that nobody else can read.
-    `reactor` is the session's event loop and `guest(machine_id)` makes the session that services see on a machine
-    inside this process: both are for systems without processes.
+    `reactor` is the session's event loop and `guest(machine_id, dialer)` makes the session that services see on a
+    machine inside this process: both are for systems without processes.
     """
 
     session: str
     name: str
     issue: Callable[[Role, str], Identity] = field(repr=False)
     reactor: Reactor = field(repr=False)
-    guest: Callable[[str], object] = field(repr=False)
+    guest: Callable[[str, MakeDialer], Guest] = field(repr=False)
 
 
 class System(abc.ABC):
-    """A provider of machines."""
+    """A provider of machines, for one session.
+
+    `prepare`, `launch` and `shutdown` are called from the program's own threads, also at the same time: `shutdown`
+    ends a `launch` that is under way in another thread. `release` is called from the session's event loop, and must
+    not wait.
+    """
 
     #: How the system is called in flags and logs.
     name: str = ""
-    #: The clocks of its machines.
+    #: The clocks of its machines; may be set before the first `launch`.
     keepalive: Keepalive = Keepalive()
 
     @abc.abstractmethod
     def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
         """Provide up to `n` places, at least one; blocks until their agents can be dialled.
 
-        Raises: ProvisionError, saying what was tried.
+        Raises: ProvisionError, saying what was tried; also for a second session, and after `shutdown`.
         """
 
     def prepare(self) -> None:  # noqa: B027 (a hook: most systems have nothing to begin)
-        """Begin what can be begun before the first `launch`; must not block. Does nothing by default."""
+        """Begin what can be begun before the first `launch`; must not block. Does nothing by default.
+
+        Raises: ProvisionError, if it is clear already that there will be no machines.
+        """
 
     def release(self, place: Launched) -> None:  # noqa: B027 (a hook, too)
         """Take note that the machine at this place has ended. Does nothing by default."""

@@ -1,0 +1,109 @@
+"""What `Session.start` was asked for, checked before a machine is paid for; and what that means for each machine."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+from bigmachine.agent import LaunchSpec
+from bigmachine.errors import InvalidCall
+from bigmachine.image import Entry, Image, search_path
+from bigmachine.machine import Address
+from bigmachine.rpc import Codec
+from bigmachine.session import services as _services
+from bigmachine.trust import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Machines of one kind: what they run, where, with which services."""
+
+    services: Mapping[str, object]
+    environ: Mapping[str, str]
+    argv: Sequence[str]
+    entry: Entry
+    interpreter: Sequence[str]
+    sys_path: Sequence[str]
+
+    @classmethod
+    def take(
+        cls,
+        services: Mapping[str, object] | Iterable[object],
+        environ: Mapping[str, str] | None,
+        args: Sequence[str] | None,
+        image: Image | None,
+        entry: Entry,
+    ) -> Order:
+        """Check the arguments of `start`; `entry` is how this program is run again, if no `image` says otherwise.
+
+        Raises: InvalidCall, ImageError.
+        """
+        if image is not None:
+            entry = image.entry()
+            args = image.args if args is None else args
+        objects = _services.named(services)
+        _services.check(objects, Codec(by_value=entry.by_value))
+        given = sys.argv[1:] if args is None else _checked_args(args)
+        return cls(
+            services=objects,
+            environ={**os.environ, **_checked_environ(environ or {})},
+            argv=[*(sys.argv[:1] or [""]), *given],
+            entry=entry,
+            interpreter=[] if image is None else image.interpreter(),
+            sys_path=search_path(),
+        )
+
+    def spec(self, address: Address, identity: Identity, session: str, system: str, maxprocs: int) -> LaunchSpec:
+        """Say it for one machine."""
+        return LaunchSpec(
+            machine_id=address.machine_id,
+            name=address.name,
+            identity=identity,
+            argv=list(self.argv),
+            environ=dict(self.environ),
+            cwd=os.getcwd(),
+            entry=self.entry,
+            sys_path=list(self.sys_path),
+            session_name=session,
+            driver_pid=os.getpid(),
+            system_name=system,
+            maxprocs=maxprocs,
+            interactive=self.entry.by_value,
+            interpreter=list(self.interpreter),
+        )
+
+
+def checked_count(n: SupportsIndex) -> int:
+    """Return how many machines are asked for, as an int.
+
+    Raises: InvalidCall.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(n, bool):
+        raise InvalidCall(f"start({n!r}): the number of machines has to be an int of at least 1")
+    return count
+
+
+def _checked_args(args: Sequence[str]) -> list[str]:
+    if isinstance(args, str | bytes) or not all(isinstance(arg, str) for arg in args):
+        raise InvalidCall(f"args={args!r} is no sequence of strings: give one such as ['-n', '3']")
+    return list(args)
+
+
+def _checked_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    given: object = environ
+    if not isinstance(given, Mapping):
+        raise InvalidCall(f"environ={given!r} is no mapping from names to strings")
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidCall(f"environ has {name!r}: {value!r}: both have to be strings, as in os.environ")
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidCall(f"environ has {name!r}: {value!r}: no system takes such a variable")
+    return dict(given)
