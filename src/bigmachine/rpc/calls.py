@@ -18,11 +18,14 @@ import time
 from asyncio import events
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import DeadlineExceeded
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.near import Offer
 
 _log = logging.getLogger("bigmachine.rpc")
 R = TypeVar("R")
@@ -58,11 +61,13 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     #: For the link that carries it: its deadline, how many bytes were sent.
     timer: asyncio.TimerHandle | None = None
     size: int = 0
+    #: Set while nobody has sent it (see `near`).
+    offer: Offer | None = None
 
     def __init__(self, ident: int = 0, method: str = "", carrier: CallCarrier | None = None) -> None:
         self.ident = ident
         self.method = method
-        self._carrier = carrier
+        self.carrier = carrier
         self.sent_at = time.perf_counter()
 
     @property
@@ -70,10 +75,18 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """The method, as people write it."""
         return shown(self.method)
 
+    def send_far(self) -> None:
+        """Have it sent by the link's own loop, if nobody has sent it yet; from any thread."""
+        offer = self.__dict__.pop("offer", None)  # one operation: only one thread gets it
+        if offer is not None:
+            offer.send_far(self)
+
     # Made when first asked for: see above.
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # the base sets it in __init__
+        if "offer" in self.__dict__:
+            self.send_far()
         if self._cond is None:
             with _making_condition:
                 if self._cond is None:
@@ -113,7 +126,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         if self._lock is not None:
             self._lock.release()
         if self._awaiting is not None:
-            wake = wake_on if self._carrier is None else self._carrier.reactor.wake
+            wake = wake_on if self.carrier is None else self.carrier.reactor.wake
             for loop, waiter in self._awaiting:
                 wake(loop, waiter)
         if self._cond is not None:
@@ -160,8 +173,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """Give the call up: the caller is released now, the method is told."""
         if self._claim():
             self._publish(_CANCELLED)
-            if self._carrier is not None:
-                self._carrier.give_up(self)
+            if self.carrier is not None:
+                self.carrier.give_up(self)
         return self._state is _CANCELLED
 
     def cancelled(self) -> bool:
@@ -171,10 +184,14 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return self._state is _PENDING
 
     def done(self) -> bool:
+        if "offer" in self.__dict__:
+            self.send_far()
         return self._state is not _PENDING
 
     def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:
         """Call `fn(call)` when there is an outcome; in the thread that brings it, so it must be quick."""
+        if "offer" in self.__dict__:
+            self.send_far()
         self._done_callbacks.append(fn)
         if self._state is not _PENDING:
             self._run_callbacks()
@@ -213,6 +230,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
         Raises: DeadlineExceeded.
         """
+        if "offer" in self.__dict__:
+            self.send_far()
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()
@@ -233,6 +252,9 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         if self._state is _PENDING:
             loop = events.get_running_loop()
+            offer = self.__dict__.pop("offer", None)
+            if offer is not None:
+                offer.send_near(self, loop)
             waiter = loop.create_future()
             if self._awaiting is None:
                 self._awaiting = [(loop, waiter)]

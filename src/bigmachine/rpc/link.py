@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import time
+from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.heartbeat import Heartbeat
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.names import shown
+from bigmachine.rpc.near import Near
 from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.statistics import Statistics
@@ -55,6 +57,8 @@ from bigmachine.rpc.wire import (
 )
 
 _log = logging.getLogger("bigmachine.rpc")
+#: More event loops than these that call the same machine at once go by the reactor's.
+_MOST_NEARS = 16
 
 
 class Dialer(Protocol):
@@ -103,7 +107,10 @@ class Link(Lanes):
         self._dialling_bulk: asyncio.Task[Any] | None = None
         self._for_bulk: list[tuple[Encoded, list[Feed] | None]] = []
         self._closed: BaseException | None = None
-        self._is_ready = False  # connected, neither held nor closed
+        #: Connected, neither held nor closed.
+        self.is_ready = False
+        # The connections of other event loops that call.
+        self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
         #: Called on the loop when a connection is up, and when it is lost.
         self.on_up: Callable[[], None] | None = None
@@ -138,10 +145,22 @@ class Link(Lanes):
         encoded = self.codec.call(CALL, flags, call.ident, method, args, kwargs, timeout, key)
         reactor = self.reactor
         if get_ident() == reactor.thread_id:
-            self._start(call, encoded, timeout, is_urgent)
-        else:
-            reactor.post(self._start, call, encoded, timeout, is_urgent)
+            self.begin(call, encoded, timeout, is_urgent)
+            return call
+        loop = _get_running_loop()
+        near = None if loop is None or flags else self._near(loop)
+        if near is None or not near.offer(call, encoded, timeout):
+            reactor.post(self.begin, call, encoded, timeout, is_urgent)
         return call
+
+    def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
+        near = self._nears.get(loop)
+        if near is None:
+            for ended in [other for other in self._nears if other.is_closed()]:
+                self._nears.pop(ended, None)
+            if len(self._nears) < _MOST_NEARS:
+                near = self._nears[loop] = Near(self, loop)
+        return near
 
     def call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Send a call and wait for its outcome."""
@@ -164,6 +183,36 @@ class Link(Lanes):
         except RuntimeError:
             _log.debug("the loop of the link to %s has ended already", self.name)
 
+    # for connections of other event loops
+
+    def beside(self, reactor: Reactor) -> Link:
+        """Make a link to the same peer on another event loop; this one's owner gives its verdicts, too."""
+        link = Link(reactor, self._dialer, codec=self.codec, name=self.name)
+        link.statistics = self.statistics
+        if self._verdict is not None:
+            verdict = self._verdict
+
+            async def judge(cause: BigmachineError) -> BaseException:
+                there = asyncio.run_coroutine_threadsafe(_awaited(verdict(cause)), self.reactor.loop)
+                return await asyncio.wrap_future(there)
+
+            link.judge_with(judge)
+        return link
+
+    async def connect(self) -> None:
+        """Connect now, if it is not connected.
+
+        Raises: NetworkError, AuthenticationError.
+        """
+        if self.main is None and self._closed is None:
+            self._up(await self._dialer.dial(self.reactor, self))
+
+    def drop(self) -> None:
+        """Let both connections go at once, without the farewell that TLS has."""
+        for connection in (self.main, self.bulk):
+            if connection is not None:
+                connection.abort()
+
     # on the reactor's thread
 
     def judge_with(self, verdict: Verdict) -> None:
@@ -183,10 +232,11 @@ class Link(Lanes):
         if self.main is not None:
             self.main.abort(NetworkError(f"the connection to {self.name} fell silent"))
 
-    def _start(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool) -> None:
+    def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
+        """Begin to carry a call."""
         if call.done():
             return
-        if self._is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
+        if self.is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
             # What nearly every call is: the rest of this function, and of those below, in the fewest steps.
             call.size = len(encoded)
             self._pending[call.ident] = call
@@ -216,7 +266,7 @@ class Link(Lanes):
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _check_ready(self) -> None:
-        self._is_ready = self.main is not None and self._closed is None and not self._is_held
+        self.is_ready = self.main is not None and self._closed is None and not self._is_held
 
     def _send(self, ident: int, encoded: Encoded) -> None:
         feeds = self._feeds.pop(ident, None) if self._feeds else None
@@ -263,7 +313,7 @@ class Link(Lanes):
         methods = self.statistics.methods
         now = time.perf_counter()
         for kind, flags, ident, payload, buffers in frames:
-            if kind == RESULT or kind == ERROR:  # noqa: PLR1714 (hot: no tuple is built)
+            if kind == RESULT or kind == ERROR:  # noqa: PLR1714, SIM109 (hot: no tuple is built)
                 call = pending.pop(ident, None)
                 if call is None:
                     self._unwanted(kind, flags, ident)
@@ -395,7 +445,7 @@ class Link(Lanes):
 
     def _down(self, error: Exception | None) -> None:
         self.main = None
-        self._is_ready = False
+        self.is_ready = False
         bulk, self.bulk = self.bulk, None
         if bulk is not None:
             bulk.abort(error)
@@ -433,10 +483,12 @@ class Link(Lanes):
         if self._closed is not None:
             return
         self._closed = error
-        self._is_ready = False
+        self.is_ready = False
         self._heartbeat.stop()
         if self._dialling is not None:
             self._dialling.cancel()
+        for near in list(self._nears.values()):
+            near.close(error)
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         self._held.clear()
@@ -448,6 +500,10 @@ class Link(Lanes):
         self.close_lanes()
         if self._pool is not None:
             self._pool.close()
+
+
+async def _awaited(awaitable: Awaitable[BaseException]) -> BaseException:
+    return await awaitable
 
 
 def _time_left(limit: float, timeout: float | None, method: str) -> float:

@@ -1,0 +1,149 @@
+"""A connection on the caller's own event loop: an awaited call then needs no other thread.
+
+A call from a foreign event loop costs two hand-overs between threads, to the reactor's loop and back. A loop that
+makes many calls therefore gets a connection of its own (`Near`) beside the link (`far`), where its transports are
+fast enough for that to pay: on uvloop, or with aiofastnet.
+
+But the caller may just as well submit a call and then block its loop (a notebook's cell does, `[c.result() for c in
+calls]`), and on its own connection nothing would move while it does. So `submit` only offers a call, and it is sent
+by whoever claims it first: `await`, by the near connection; anything else that looks at the call, by the far link; and
+if nobody looks at it at all, the reactor's guard, by the far link, within `_GUARD` to twice that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from bigmachine.errors import BigmachineError, NetworkError
+from bigmachine.rpc.reactor import Reactor
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.calls import Call
+    from bigmachine.rpc.codec import Encoded
+    from bigmachine.rpc.link import Link
+
+_log = logging.getLogger("bigmachine.rpc")
+#: A loop that has made so many calls is likely to make many more: opening a connection costs 2 to 3 ms.
+_WORTH_IT = 64
+_GUARD = 0.002
+_IDLE_CHECKS = 50
+
+
+class Offer:
+    """A call that nobody has sent yet."""
+
+    __slots__ = ("encoded", "near", "timeout")
+
+    def __init__(self, near: Near, encoded: Encoded, timeout: float | None) -> None:
+        self.near = near
+        self.encoded = encoded
+        self.timeout = timeout
+
+    def send_near(self, call: Call[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Send it from the loop that awaits it."""
+        link = self.near.link
+        if loop is self.near.loop and link is not None and link.is_ready:
+            call.carrier = link
+            link.begin(call, self.encoded, self.timeout)
+        else:
+            self.send_far(call)
+
+    def send_far(self, call: Call[Any]) -> None:
+        """Send it by the link's own loop; from any thread."""
+        far = self.near.far
+        far.reactor.post(far.begin, call, self.encoded, self.timeout)
+
+
+class Near:
+    """One foreign event loop's connection to the far link's peer; it is opened once it is worth it."""
+
+    def __init__(self, far: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self.far = far
+        self.loop = loop
+        self.link: Link | None = None
+        self._is_fast = is_fast(loop)
+        self._calls = 0
+        self._opening: asyncio.Task[Any] | None = None
+        self._closer: AsyncGenerator[None] | None = None
+        self._fresh: list[Call[Any]] = []
+        self._stale: list[Call[Any]] = []
+        self._is_guarded = False
+
+    # on the foreign loop
+
+    def offer(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> bool:
+        """Offer a call; False if it has to go by the far link at once."""
+        link = self.link
+        if link is None or not link.is_ready:
+            self._calls += 1
+            if self._is_fast and self._opening is None and self._calls >= _WORTH_IT and self.far.is_ready:
+                self._calls = 0
+                self._opening = self.loop.create_task(self._open(), name=f"own connection to {self.far.name}")
+            return False
+        call.offer = Offer(self, encoded, timeout)
+        self._fresh.append(call)
+        if not self._is_guarded:
+            self._is_guarded = True
+            self.far.reactor.post(self._guard, 0)
+        return True
+
+    async def _open(self) -> None:
+        try:
+            if self.link is None:
+                self.link = self.far.beside(Reactor(self.loop))
+                # A loop that ends runs its asynchronous generators to their end: the one moment to close in order.
+                self._closer = self._close_with_loop()
+                await anext(self._closer)
+            await self.link.connect()
+        except BigmachineError as exc:
+            _log.debug("no own connection to %s: %s", self.far.name, exc)
+        finally:
+            self._opening = None
+
+    async def _close_with_loop(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            if self.link is not None:
+                self.link.close(NetworkError("the event loop of this call has ended"))
+                self.link.drop()
+                await asyncio.sleep(0)  # the transports' own last callbacks
+                await asyncio.sleep(0)
+
+    # on the far link's loop
+
+    def _guard(self, idle: int) -> None:
+        """Send what was offered and not claimed since the check before the last one."""
+        stale, self._stale = self._stale, self._fresh
+        self._fresh = []
+        for call in stale:
+            call.send_far()
+        idle = 0 if stale or self._stale else idle + 1
+        if idle < _IDLE_CHECKS:
+            self.far.reactor.loop.call_later(_GUARD, self._guard, idle)
+        else:
+            self._is_guarded = False
+            if self._fresh:  # offered between the look and the flag
+                self._is_guarded = True
+                self.far.reactor.loop.call_later(_GUARD, self._guard, 0)
+
+    def close(self, error: BaseException) -> None:
+        """End it with the far link; from any thread."""
+        for call in (*self._stale, *self._fresh):
+            call.send_far()
+        if self.link is not None and not self.loop.is_closed():
+            self.link.close(error)
+
+
+def is_fast(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this loop's own TLS transports beat a hand-over to the reactor's thread."""
+    if type(loop).__module__.startswith("uvloop"):
+        return True
+    try:
+        import aiofastnet  # noqa: F401 (whether it is there is the question)
+    except ImportError:
+        return False
+    return True
