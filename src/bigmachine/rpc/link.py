@@ -59,6 +59,9 @@ from bigmachine.rpc.wire import (
 _log = logging.getLogger("bigmachine.rpc")
 #: More event loops than these that call the same machine at once go by the reactor's.
 _MOST_NEARS = 16
+#: Arguments above this are logged, once a minute at most; nothing is refused [Go: rpc/client.go].
+_LARGE_CALL = 64 * 2**20 + 64 * 1024
+_NOTE_PAUSE = 60.0
 
 
 class Dialer(Protocol):
@@ -112,6 +115,7 @@ class Link(Lanes):
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
+        self._next_note = 0.0
         #: Called on the loop when a connection is up, and when it is lost.
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[BigmachineError], None] | None = None
@@ -248,6 +252,8 @@ class Link(Lanes):
             call.fail(_fresh(self._closed))
             return
         call.size = size_of(encoded)
+        if call.size > _LARGE_CALL:
+            self._note_large(call)
         self._pending[call.ident] = call
         if timeout is not None:
             call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
@@ -256,6 +262,15 @@ class Link(Lanes):
             self._held[call.ident] = encoded
         else:
             self._enter(call.ident, encoded)
+
+    def _note_large(self, call: Call[Any]) -> None:
+        now = time.monotonic()
+        if now >= self._next_note:
+            self._next_note = now + _NOTE_PAUSE
+            size = call.size / 2**20
+            _log.warning(
+                "the arguments of %s to %s have %.0f MiB: a stream needs less memory", call.name, self.name, size
+            )
 
     def _enter(self, ident: int, encoded: Encoded) -> None:
         if self.main is not None:
