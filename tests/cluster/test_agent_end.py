@@ -236,6 +236,14 @@ program.serve(make_session)
         assert driver.call(driver.machine(1), "Supervisor.ping", 1) == 1
 
 
+def test_a_program_that_closes_its_control_socket_is_ended(tmp_path: Path) -> None:
+    with raw_driver(tmp_path) as driver:
+        driver.launch(1, "import os, time\nos.closerange(3, 100)\ntime.sleep(60)\n")
+        certificate = driver.stopped(1, 5.0).certificate
+        assert certificate.cause == "hung"
+        assert "control socket" in certificate.detail
+
+
 def test_an_end_stops_all_and_the_agent_goes_when_all_is_acknowledged(tmp_path: Path) -> None:
     driver = RawDriver(tmp_path)
     for number in (1, 2, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -18,13 +19,13 @@ from bigmachine.trust import Role
 from tests.cluster.raw_driver import AGENT, LIMIT, SERVE, is_alive, raw_driver, wait_until
 
 SAY_WHO = """
-import json, os, random, sys
+import json, os, random, resource, sys
 print(json.dumps({
     "argv": sys.argv[1:], "cwd": os.getcwd(), "mode": os.environ.get("BIGMACHINE_MODE"),
     "mark": os.environ.get("BIGMACHINE_MACHINE"), "given": os.environ.get("GIVEN"), "path": sys.path,
     "random": random.random(), "main": __name__, "stdin": sys.stdin.read(), "session": os.getsid(0) == os.getpid(),
     "flags": [sys.flags.isolated, sys.flags.no_site], "inherited": "ONLY_HERE" in os.environ,
-    "fds": len(os.listdir("/proc/self/fd")),
+    "fds": len(os.listdir("/proc/self/fd")), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
 }))
 """
 
@@ -90,6 +91,7 @@ def test_a_machine_is_what_it_was_told_to_be(tmp_path: Path, fork: bool, monkeyp
         assert one["inherited"] is False
         assert one["flags"] == [sys.flags.isolated, sys.flags.no_site]
         assert one["random"] != other["random"]
+        assert one["files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         assert one["fds"] == other["fds"] <= 6
 
 

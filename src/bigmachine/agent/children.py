@@ -38,13 +38,16 @@ class Child:
 
 
 class Nursery:
-    """Starts the processes of one agent."""
+    """Starts the processes of one agent. `files`: how many open files a machine may have, before it asks for more."""
 
-    def __init__(self, reaper: Reaper, interpreter: list[str], sys_path: list[str], zygote: Zygote | None) -> None:
+    def __init__(
+        self, reaper: Reaper, interpreter: list[str], sys_path: list[str], zygote: Zygote | None, files: int
+    ) -> None:
         self._reaper = reaper
         self._interpreter = interpreter
         self._sys_path = sys_path
         self._zygote = zygote
+        self._files = files
 
     async def start(self, spec: LaunchSpec) -> Child:
         """Start a process for `spec`; what it is to do it learns over its control socket.
@@ -92,13 +95,13 @@ class Nursery:
         interpreter = spec.interpreter or self._interpreter
         return os.posix_spawnp(
             interpreter[0],
-            program_command(interpreter, self._sys_path, os.getpid()),
+            program_command(interpreter, self._sys_path, os.getpid(), self._files),
             spec.environ,
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, control, CONTROL_FD),
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),
                 (os.POSIX_SPAWN_DUP2, stderr, 2),
+                (os.POSIX_SPAWN_DUP2, control, CONTROL_FD),  # last: it might be the number of one of the others
             ],
         )
 

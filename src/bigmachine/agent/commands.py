@@ -11,8 +11,6 @@ import json
 import sys
 from typing import Final
 
-from bigmachine.errors import ImageError
-
 #: Where the child finds its end of the control socket.
 CONTROL_FD: Final = 3
 
@@ -30,9 +28,9 @@ def agent_command(
     Isolated and without `site` (-I -S): neither the environment nor the user's .pth files can change an agent, and it
     starts 2 to 28 ms earlier.
 
-    `python`: the agent's interpreter (default: this one). `interpreter`: the
-    command that starts a Python for programs (default: one equal to this); it is known before the orders come, so that
-    the zygote, which imports `preload`, is ready when they do. An empty list: no zygote.
+    `python`: the agent's interpreter (default: this one). `interpreter`: the command that starts a Python for programs
+    (default: one equal to this); it is known before the orders come, so that the zygote, which imports `preload`, is
+    ready when they do. An empty list: no zygote.
     """
     flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
     if interpreter is None:
@@ -42,6 +40,7 @@ def agent_command(
 
 
 def _own_interpreter() -> list[str]:
+    from bigmachine.errors import ImageError  # in the driver only: an agent comes by here before its zygote starts
     from bigmachine.image import interpreter_args
 
     try:
@@ -56,9 +55,9 @@ def zygote_command(interpreter: list[str], sys_path: list[str], agent_pid: int, 
     return [*interpreter, "-c", _CODE.format(module="program.zygote"), json.dumps(sys_path), orders]
 
 
-def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int) -> list[str]:
-    """Give the command of a program that starts by itself."""
-    orders = json.dumps({"parent": agent_pid})
+def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int, files: int) -> list[str]:
+    """Give the command of a program that starts by itself. `files`: its limit on open files, as the driver's is."""
+    orders = json.dumps({"parent": agent_pid, "files": files})
     return [*interpreter, "-c", _CODE.format(module="program.main"), json.dumps(sys_path), orders]
 
 

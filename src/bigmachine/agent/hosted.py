@@ -208,6 +208,12 @@ class Hosted:
     def _on_control_end(self) -> None:
         if not self._control_ended.done():
             self._control_ended.set_result(None)
+        self._loop.call_later(LAST_WORDS, self._end_deaf, self._child)
+
+    def _end_deaf(self, child: Child | None) -> None:
+        """End a machine that lives on without its control socket: nobody could reach it, nor tell it to end."""
+        if child is not None and child is self._child and not child.ending.done():
+            self.kill(Cause.HUNG, "it closed its control socket; does the program close descriptors it has not opened?")
 
     def _on_output(self, stream: StreamName, data: bytes) -> None:
         self.output_bytes += len(data)

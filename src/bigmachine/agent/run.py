@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import json
 import logging
 import os
+import resource
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
@@ -50,9 +53,10 @@ def run(zygote: Zygote | None) -> NoReturn:
 async def _serve(orders: Bootstrap, zygote: Zygote | None) -> None:
     loop = asyncio.get_running_loop()
     reaper = Reaper(loop)
+    files = _allow_many_files()
     if zygote is not None:
         zygote.attach(loop)
-    nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote)
+    nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote, files)
     host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed())
     if orders.tethered:
         tie(0, orders.driver_pid, host.pids)
@@ -75,11 +79,22 @@ async def _serve(orders: Bootstrap, zygote: Zygote | None) -> None:
 
     door = FrontDoor(loop, *orders.listen, route)
     _report(door.port)
+    with contextlib.suppress(ImportError):
+        # The first connection would import it (12 ms); its driver is still busy dialling.
+        importlib.import_module("aiofastnet")
     watch = loop.create_task(host.watch(), name="clocks")
     await host.over.wait()
     watch.cancel()
     door.close()
     await server.close()
+
+
+def _allow_many_files() -> int:
+    """Use all the descriptors there are: a machine takes three, a connection one. Gives how many there were."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS has a limit of its own below the hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
 
 
 def _report(port: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.supervisor import Supervisor
 from bigmachine.errors import Cause, InvalidCall
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.events import Event
     from bigmachine.agent.host import Host
+    from bigmachine.agent.hosted import Hosted
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.reaper import Reaper
     from bigmachine.rpc import ServiceTable
+
+#: So many machines can be asked why they ended, the latest; a session may start machines all day.
+_REMEMBERED: Final = 1000
 
 
 class Agent:
@@ -24,6 +29,7 @@ class Agent:
         self._host = host
         self._table = table
         self._reaper = reaper
+        self._launched: deque[Hosted] = deque()
 
     async def launch(self, spec: LaunchSpec) -> int:
         """Start a machine and give its process's pid; how it comes up, the events tell.
@@ -35,7 +41,12 @@ class Agent:
             ProvisionError: if this host cannot start a process.
         """
         machine = await self._host.launch(spec)
-        self._table.register(f"Supervisor@{machine.id}", Supervisor(machine, self._host, self._reaper))
+        name = f"Supervisor@{machine.id}"
+        self._table.remove(name)  # of one that had this id before
+        self._table.register(name, Supervisor(machine, self._host, self._reaper))
+        self._launched.append(machine)
+        while len(self._launched) > _REMEMBERED and self._launched[0].certificate is not None:
+            self._table.remove(f"Supervisor@{self._launched.popleft().id}")
         return machine.pid
 
     async def events(self, cursor: int = 0) -> AsyncGenerator[Event, None]:

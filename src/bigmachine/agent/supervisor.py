@@ -8,7 +8,6 @@ service of the same name.
 
 from __future__ import annotations
 
-import platform
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -74,6 +73,8 @@ class Supervisor:
 
     async def info(self) -> MachineInfo:
         """Tell what kind of machine this is."""
+        import platform  # 1 ms that agents need only here
+
         return MachineInfo(
             hostname=socket.gethostname(),
             platform=f"{sys.platform}-{platform.machine()}",

@@ -94,6 +94,10 @@ class FrontDoor:
 
     def _take(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        # asyncio does it only for a socket that knows its protocol's number, which one from accept() does not; and
+        # without it an event that follows another waits for a delayed acknowledgement, 40 ms.
+        with contextlib.suppress(OSError):  # gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._undecided) >= self._most:
             next(iter(self._undecided)).close()
         undecided = _Undecided(self._loop, sock, self._timeout, self._decide, self._forget)

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -33,6 +34,11 @@ def main(orders: dict[str, Any]) -> NoReturn:
     with contextlib.suppress(PermissionError):  # the leader of a group already
         os.setsid()
     parent = int(orders["parent"])
+    with contextlib.suppress(OSError, ValueError):
+        # The agent has raised its own; a program that select()s must not get numbers above 1024 by surprise.
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (int(orders["files"]), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
     if not die_with(parent):
         threading.Thread(target=_watch_parent, args=(parent,), name="bigmachine-parent", daemon=True).start()
     run(BlockingChannel(socket.socket(fileno=CONTROL_FD)))
