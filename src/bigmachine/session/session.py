@@ -79,10 +79,11 @@ class Session:
 
         Raises: ProvisionError if the system cannot work here.
         """
+        system.claim()
         session_id = secrets.token_hex(4)
         # The system may start processes now; making the authority, which imports `cryptography`, takes as long.
-        system.prepare()
         try:
+            system.prepare()
             authority = Authority(session_id)
             identity = authority.issue(Role.DRIVER, "driver")
             entry = detect()

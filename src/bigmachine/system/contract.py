@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bigmachine.errors import ProvisionError
 from bigmachine.rpc import Dialer, Reactor
 from bigmachine.trust import Identity, Role
 
@@ -100,11 +101,22 @@ class System(abc.ABC):
     #: The clocks of its machines; may be set before the first `launch`.
     keepalive: Keepalive = Keepalive()
 
+    _is_claimed = False
+
+    def claim(self) -> None:
+        """Note that a session begins on it; not to be overridden.
+
+        Raises: ProvisionError for a second one: the first one's end would be the end of its machines, too.
+        """
+        if self._is_claimed:
+            raise ProvisionError(f"this {self.name!r} system has a session already: make a System for each")
+        self._is_claimed = True
+
     @abc.abstractmethod
     def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
         """Provide up to `n` places, at least one; blocks until their agents can be dialled.
 
-        Raises: ProvisionError, saying what was tried; also for a second session, and after `shutdown`.
+        Raises: ProvisionError, saying what was tried; also after `shutdown`.
         """
 
     def prepare(self) -> None:  # noqa: B027 (a hook: most systems have nothing to begin)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from bigmachine.errors import ProvisionError
 from bigmachine.system.contract import System
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 #: Makes a System from its options (`--bigm.<system><option>` and the like, without the system's name).
 Factory = Callable[..., System]
@@ -26,8 +30,13 @@ _registered: dict[str, Factory] = {}
 def register_system(name: str, factory: Factory) -> None:
     """Make a System known by a name, for `start(name)` and `--bigm.system`; options come as keyword arguments.
 
-    Raises: ValueError if the name is taken: two systems of one name would be one too many.
+    Raises: ValueError if the name is taken: two systems of one name would be one too many; TypeError if `factory` can
+        make nothing.
     """
+    if not callable(factory):
+        raise TypeError(f"the factory of system {name!r} has to be callable, such as a class; it is {factory!r}")
+    if not name:
+        raise ValueError("a system needs a name: it is what start() and --bigm.system choose it by")
     if name in _registered or name in _OWN:
         raise ValueError(f"a system named {name!r} exists already; choose another name")
     _registered[name] = factory
@@ -45,9 +54,12 @@ def create(name: str, options: Mapping[str, object] | None = None) -> System:
     """
     factory = _registered.get(name) or _load(name)
     try:
-        return factory(**dict(options or {}))
+        system: object = factory(**dict(options or {}))
     except TypeError as exc:
         raise ProvisionError(f"the system {name!r} does not take these options: {exc}") from exc
+    if not isinstance(system, System):
+        raise ProvisionError(f"the factory of system {name!r} made {system!r}, which is no bigmachine.System")
+    return system
 
 
 def _load(name: str) -> Factory:
@@ -56,7 +68,10 @@ def _load(name: str) -> Factory:
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # our own table
     plug_in = _plug_ins().get(name)
     if plug_in is not None:
-        return plug_in()
+        try:
+            return plug_in.load()  # type: ignore[no-any-return]  # what it makes is checked
+        except (ImportError, AttributeError) as exc:
+            raise ProvisionError(f"the plug-in of system {name!r} ({plug_in.value}) cannot be loaded: {exc}") from exc
     if name in _COMING:
         raise ProvisionError(f"the system {name!r} is not built yet; this version has {', '.join(names())}")
     known = names()
@@ -65,7 +80,7 @@ def _load(name: str) -> Factory:
     raise ProvisionError(f"no system is named {name!r}; {hint}")
 
 
-def _plug_ins() -> dict[str, Callable[[], Factory]]:
+def _plug_ins() -> dict[str, metadata.EntryPoint]:
     from importlib import metadata
 
-    return {point.name: point.load for point in metadata.entry_points(group=ENTRY_POINTS)}
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}

@@ -26,6 +26,7 @@ from bigmachine.trust import Role
 
 _REPORT_TIMEOUT = 60.0
 _STEP = 0.05
+_LAST_WAIT = 5.0
 
 
 class LocalSystem(System):
@@ -40,24 +41,79 @@ class LocalSystem(System):
     def __init__(self, maxprocs: int = 1, keepalive: Keepalive | None = None) -> None:
         self.maxprocs = maxprocs
         self.keepalive = keepalive or Keepalive(interval=2.0, timeout=10.0, lease=10.0)
-        self._agent: subprocess.Popen[bytes] | None = None
-        self._agent_id = ""
-        self._port = 0
-        self._starting = threading.Lock()
+        # One launch at a time. Reentrant, because a signal's handler may interrupt one, and shut the system down.
+        self._launching = threading.RLock()
+        self._agent: _AgentProcess | None = None
         self._is_shut_down = False
 
     def prepare(self) -> None:
         """Start the agent's process; it needs its orders, which `launch` writes, only after its own imports."""
-        with self._starting:
-            self._spawn()
+        with self._launching:
+            self._running_agent()
 
-    def _spawn(self) -> None:
-        if self._agent is not None:
+    def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
+        if n < 1:
+            raise ProvisionError(f"{n} machines were asked for: it has to be at least one")
+        with self._launching:
+            agent = self._running_agent()
+            if not agent.port:
+                try:
+                    agent.order(self._orders(agent, ticket))
+                except ProvisionError as exc:
+                    self._agent = None  # the next launch begins with another one
+                    agent.end(_STEP)
+                    if self._is_shut_down:
+                        raise ProvisionError("this local system was shut down while it started its agent") from exc
+                    raise
+        place = Launched(agent.id, "127.0.0.1", agent.port, socket.gethostname(), self.maxprocs)
+        return [place] * n
+
+    def _running_agent(self) -> _AgentProcess:
+        if self._is_shut_down:
+            raise ProvisionError("this local system was shut down; make a new one")
+        agent = self._agent
+        if agent is not None and agent.port and not agent.is_alive:
+            agent.end(_STEP)  # it died, and its machines with it; those to come need another one
+            agent = None
+        if agent is None:
+            agent = self._agent = _AgentProcess()
+            if self._is_shut_down:  # meanwhile, and without knowing of this one
+                agent.end(_STEP)
+                raise ProvisionError("this local system was shut down while it started its agent")
+        return agent
+
+    def _orders(self, agent: _AgentProcess, ticket: Ticket) -> Bootstrap:
+        clocks = self.keepalive
+        return Bootstrap(
+            identity=ticket.issue(Role.AGENT, agent.id),
+            clocks=Clocks(lease=clocks.lease, hang=clocks.hang, first_contact=clocks.first_contact),
+            listen=("127.0.0.1", 0),
+            interpreter=interpreter_args(),
+            sys_path=_absolute(sys.path),
+            driver_pid=os.getpid(),
+        )
+
+    def shutdown(self, timeout: float) -> None:
+        self._is_shut_down = True
+        agent = self._agent
+        if agent is None:
             return
+        agent.end(timeout)  # also ends a launch that waits for it in another thread
+        with self._launching:
+            self._agent = None
+
+
+class _AgentProcess:
+    """An agent as a child of this process. `port` is 0 until it has its orders and listens."""
+
+    def __init__(self) -> None:
         if not sys.executable:
             raise ProvisionError("sys.executable is empty: local machines need to know this program's interpreter")
+        self.id = f"h{secrets.token_hex(3)}"
+        self.port = 0
+        self._reading = threading.RLock()
         try:
-            self._agent = subprocess.Popen(
+            self._process = subprocess.Popen(
                 agent_command(_absolute(sys.path)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -68,85 +124,76 @@ class LocalSystem(System):
         except OSError as exc:
             raise ProvisionError(f"the agent's process could not be started ({sys.executable}): {exc}") from exc
 
-    def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
-        if n < 1:
-            raise ProvisionError(f"{n} machines were asked for: it has to be at least one")
-        with self._starting:
-            if self._is_shut_down:
-                raise ProvisionError("this local system was shut down; make a new one")
-            if not self._port:
-                self._spawn()
-                self._give_orders(ticket)
-                self._port = self._await_report()
-        place = Launched(self._agent_id, "127.0.0.1", self._port, socket.gethostname(), self.maxprocs)
-        return [place] * n
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
-    def _give_orders(self, ticket: Ticket) -> None:
-        agent = self._agent
-        assert agent is not None
-        assert agent.stdin is not None
-        self._agent_id = f"h{secrets.token_hex(3)}"
-        clocks = self.keepalive
-        orders = Bootstrap(
-            identity=ticket.issue(Role.AGENT, self._agent_id),
-            clocks=Clocks(lease=clocks.lease, hang=clocks.hang, first_contact=clocks.first_contact),
-            listen=("127.0.0.1", 0),
-            interpreter=interpreter_args(),
-            sys_path=_absolute(sys.path),
-            driver_pid=os.getpid(),
-        )
+    def order(self, orders: Bootstrap) -> None:
+        """Give it its orders, and wait until it listens.
+
+        Raises: ProvisionError.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None
         try:
-            agent.stdin.write(orders.to_json())
-        except OSError as exc:
-            raise self._died(exc) from exc
+            stdin.write(orders.to_json())
+        except (OSError, ValueError) as exc:
+            raise self._died() from exc
+        report = self._report()
+        try:
+            self.port = int(json.loads(report)["port"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ProvisionError(f"the agent reported {report[:200]!r} instead of its port") from exc
 
-    def _await_report(self) -> int:
-        agent = self._agent
-        assert agent is not None
-        assert agent.stdout is not None
+    def _report(self) -> bytes:
+        stdout = self._process.stdout
+        assert stdout is not None
         end = time.monotonic() + _REPORT_TIMEOUT
         report = b""
-        while not report.endswith(b"\n"):
-            left = end - time.monotonic()
-            if left <= 0:
-                raise ProvisionError(f"the agent (process {agent.pid}) did not come up within {_REPORT_TIMEOUT:.0f} s")
-            if select.select([agent.stdout], [], [], left)[0]:
-                piece = os.read(agent.stdout.fileno(), 4096)
+        with self._reading:
+            while not report.endswith(b"\n"):
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise ProvisionError(
+                        f"the agent (process {self._process.pid}) did not come up within {_REPORT_TIMEOUT:.0f} s"
+                    )
+                try:
+                    if not select.select([stdout], [], [], left)[0]:
+                        continue
+                    piece = os.read(stdout.fileno(), 4096)
+                except ValueError as exc:  # a signal's handler in this thread has ended it, and closed the pipe
+                    raise self._died() from exc
                 if not piece:
-                    raise self._died(None)
+                    raise self._died()
                 report += piece
-        return int(json.loads(report)["port"])
+        return report
 
-    def _died(self, exc: OSError | None) -> ProvisionError:
-        agent = self._agent
-        assert agent is not None
+    def _died(self) -> ProvisionError:
         try:
-            status = agent.wait(2)
+            status = self._process.wait(2)
         except subprocess.TimeoutExpired:
-            return ProvisionError(f"the agent (process {agent.pid}) closed its pipe without saying why: {exc}")
+            return ProvisionError(f"the agent (process {self._process.pid}) closed its pipe without saying why")
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return ProvisionError(
-            f"the agent ended with status {status} before it listened; what it wrote to stderr says why. "
-            f"Its command: {' '.join(agent_command([])[:-2])} ..."
+            f"the agent {how} before it listened; what it wrote to stderr says why. "
+            f"Its command: {' '.join(agent_command([], interpreter=[])[:-2])} ..."
         )
 
-    def shutdown(self, timeout: float) -> None:
-        with self._starting:
-            self._is_shut_down = True
-            agent, self._agent = self._agent, None
-        if agent is None:
-            return
-        end = time.monotonic() + timeout
-        if agent.stdin is not None:
-            with contextlib.suppress(OSError):
-                agent.stdin.close()  # the tether: now it ends whatever is left
+    def end(self, timeout: float) -> None:
+        """End it and its machines: by its tether, and if that takes more than `timeout` seconds by force."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # the tether: now it ends whatever is left
         try:
-            agent.wait(max(_STEP, end - time.monotonic()))
+            process.wait(max(_STEP, timeout))
         except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait(_STEP * 100)
+            process.kill()
+            process.wait(_LAST_WAIT)
         finally:
-            if agent.stdout is not None:
-                agent.stdout.close()
+            with self._reading:
+                process.stdout.close()
 
 
 def _absolute(path: Sequence[str]) -> list[str]:

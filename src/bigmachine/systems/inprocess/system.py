@@ -60,8 +60,6 @@ class InprocessSystem(System):
                 self._ticket = ticket
                 self._table.register("Agent", Agent(self))
                 self._server = Server(self._table, authorize=authorize, reactor=ticket.reactor)
-            elif self._ticket.session != ticket.session:
-                raise ProvisionError("this inprocess system serves another session already; make one for each")
         dialer = functools.partial(self._way, Peer(ticket.session, Role.DRIVER, "driver"))
         place = Launched(self._agent_id, hostname=socket.gethostname(), maxprocs=self.maxprocs, dialer=dialer)
         return [place] * n
