@@ -26,7 +26,7 @@ HANDSHAKE_TIMEOUT = 10.0
 
 
 class PeerGone(NetworkError):
-    """The peer's host says that nothing listens at its port: the peer has ended, it is not just out of reach."""
+    """The peer's host says that nobody, or somebody else, is at its port: it has ended, and is not out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class TlsDialer:
                     ssl_handshake_timeout=self.handshake_timeout,
                 )
         except Exception as exc:
+            if self.roles == (Role.AGENT,) and "UNRECOGNIZED_NAME" in str(exc):
+                # Of a machine its agent can say more, of an agent nobody else can.
+                raise PeerGone(f"{where} is not there any more: another agent has its port now") from exc
             raise as_network_error(exc, where) from exc
         ssl_object = connection.extra("ssl_object")  # noqa: S610 (nothing of Django)
         try:

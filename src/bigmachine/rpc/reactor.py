@@ -50,6 +50,7 @@ class Reactor:
         self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_posted = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        loop.set_exception_handler(_told_by_loop)
 
     @classmethod
     def in_thread(cls, name: str = "bigmachine-io") -> Reactor:
@@ -175,6 +176,20 @@ class Reactor:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
         thread.join(5)
+
+
+def _told_by_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep failed connections out of people's sight: whom one concerns hears of it by the connection itself.
+
+    Anybody can make a handshake fail, as often as he likes. `aiofastnet` reports each (1.2: with an exception's class
+    in the place of an exception, which `logging` cannot even print).
+    """
+    exc = context.get("exception")
+    kind = exc if isinstance(exc, type) else type(exc)
+    if "transport" in context and issubclass(kind, OSError):
+        _log.debug("a connection failed: %s: %r", context.get("message"), exc)
+    else:
+        loop.default_exception_handler(context)
 
 
 def wake_on(loop: asyncio.AbstractEventLoop, *waiters: asyncio.Future[None]) -> None:
