@@ -14,6 +14,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 _log = logging.getLogger("bigmachine.rpc")
@@ -50,7 +51,10 @@ class Reactor:
         self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_posted = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        loop.set_exception_handler(_told_by_loop)
+        # What begins here often outlives whoever began it (a connection, a keepalive): no caller's deadline is for it.
+        self._context = Context()
+        if loop.get_exception_handler() is None:  # the loop may be the user's own
+            loop.set_exception_handler(_told_by_loop)
 
     @classmethod
     def in_thread(cls, name: str = "bigmachine-io") -> Reactor:
@@ -72,6 +76,7 @@ class Reactor:
             self._cancel_tasks()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+            self._work_off()  # what came in the meantime: whoever posted it may be waiting
 
     def _cancel_tasks(self) -> None:
         tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]
@@ -93,7 +98,11 @@ class Reactor:
         self._posts.append((function, args))
         if not self._is_posted:
             self._is_posted = True
-            self.loop.call_soon_threadsafe(self._work_off)
+            try:
+                self.loop.call_soon_threadsafe(self._work_off, context=self._context)
+            except RuntimeError:
+                self._is_posted = False  # so that the next one is told, too
+                raise
 
     def _work_off(self) -> None:
         # Cleared before the first pop: a post that comes later either is popped below or wakes the loop again.
@@ -140,8 +149,11 @@ class Reactor:
                 connection.flush()
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], name: str = "") -> asyncio.Task[Any]:
-        """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread."""
-        return self.keep(self.loop.create_task(coroutine, name=name or None))
+        """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread.
+
+        It begins without the context variables, so without the deadline, of whoever spawns it.
+        """
+        return self.keep(self.loop.create_task(coroutine, name=name or None, context=Context()))
 
     def keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         """Keep a task alive until it is done (the loop itself only knows it weakly), and log its failure."""
