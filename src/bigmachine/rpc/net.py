@@ -7,6 +7,7 @@ extra `[fast]`), otherwise the event loop's own transports do: the same code abo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -18,11 +19,13 @@ from bigmachine.errors import AuthenticationError, BigmachineError, NetworkError
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.server import Server
-from bigmachine.trust import Peer, Role, check_peer, peer_of
+from bigmachine.trust import Peer, Refused, Role, check_peer, peer_of
 
 _log = logging.getLogger("bigmachine.rpc")
 ALPN = "bigmachine/1"
 HANDSHAKE_TIMEOUT = 10.0
+#: Of what a peer that is refused had to say, so much is read.
+_UNREAD = 64 * 1024
 
 
 class PeerGone(NetworkError):
@@ -145,16 +148,30 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
     the chain of its certificate, for each session has an authority of its own.
     """
     try:
-        await _accept()(
-            server.reactor.loop,
-            lambda: _Switch(server),
-            sock,
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-        )
+        with sock.dup() as spare:  # the event loop closes its own before the peer is told
+            try:
+                await _accept()(
+                    server.reactor.loop,
+                    lambda: _Switch(server),
+                    sock,
+                    ssl=context,
+                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+                )
+            except Refused as exc:
+                _tell_why(spare, exc.alert)
+                raise
     except (OSError, TimeoutError, EOFError) as exc:
         _log.debug("a connection failed in the handshake: %s", exc)
         sock.close()
+
+
+def _tell_why(sock: socket.socket, alert: bytes) -> None:
+    """Send the alert of a failed handshake, so that the peer need not guess (`aiofastnet` 1.2 keeps it to itself)."""
+    with contextlib.suppress(OSError):
+        sock.send(alert)
+        # Closing with unread bytes resets the connection, and the reset may overtake the alert.
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(_UNREAD)
 
 
 __all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "PeerGone", "TlsDialer", "as_network_error", "serve_socket"]

@@ -6,7 +6,7 @@ loaded when an `Authority` is made, which agents and programs never do.
 """
 
 from bigmachine.trust.authority import Authority
-from bigmachine.trust.contexts import check_peer, client_context, peer_of, server_context
+from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context
 from bigmachine.trust.credentials import Credentials, write_credentials
 from bigmachine.trust.identity import Identity, Peer, Role
 
@@ -15,6 +15,7 @@ __all__ = [
     "Credentials",
     "Identity",
     "Peer",
+    "Refused",
     "Role",
     "check_peer",
     "client_context",

@@ -56,6 +56,47 @@ class _NamingContext(ssl.SSLContext):
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
+class Refused(ssl.SSLError):
+    """A peer failed the handshake with this server; `alert` is what OpenSSL would have it told, ready to be sent."""
+
+    def __init__(self, error: ssl.SSLError, alert: bytes) -> None:
+        super().__init__(*error.args)
+        self.alert = alert
+
+
+class _ServersEnd(ssl.SSLObject):
+    """Keeps the alert of a failed handshake, which event loops drop together with the connection."""
+
+    outgoing: ssl.MemoryBIO
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            raise Refused(error, self.outgoing.read()) from error
+
+
+class _ServerContext(ssl.SSLContext):
+    """Makes such ends."""
+
+    sslobject_class = _ServersEnd
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        end = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        assert isinstance(end, _ServersEnd)
+        end.outgoing = outgoing
+        return end
+
+
 def client_context(identity: Identity) -> ssl.SSLContext:
     """Make the context by which `identity` dials; pass the id that is called as `server_hostname`.
 
@@ -82,7 +123,7 @@ def server_context(identity: Identity) -> ssl.SSLContext:
             f"{identity.peer} cannot accept connections: everybody would refuse its certificate; "
             "issue one with the role agent or machine"
         )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
     _equip(context, identity)
     # A ticket would be one more secret to keep, and connections live as long as the session: nothing to resume. It
     # also spares the client two records that it would meet in its first read.

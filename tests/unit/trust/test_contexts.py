@@ -19,7 +19,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bigmachine.errors import AuthenticationError
-from bigmachine.trust import Authority, Identity, Peer, Role, check_peer, client_context, peer_of, server_context
+from bigmachine.trust import (
+    Authority,
+    Identity,
+    Peer,
+    Refused,
+    Role,
+    check_peer,
+    client_context,
+    peer_of,
+    server_context,
+)
 from bigmachine.trust import contexts as contexts_module
 from tests.unit.trust.handshakes import Outcome, converse
 
@@ -386,3 +396,22 @@ def test_contexts_work_without_memfd_and_without_proc_and_leave_no_file(
         assert Path(path).is_relative_to(tmp_path)
     assert call(DRIVER, MACHINE) == Outcome(server=DRIVER.peer, client=MACHINE.peer)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_why_a_peer_was_refused_is_kept_for_the_event_loop_that_would_drop_it() -> None:
+    # As event loops do it: by memory, so that an alert is away only once somebody sends it.
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(dataclasses.replace(STRANGER.issue(Role.DRIVER, "driver"), authority=MACHINE.authority))
+    near = client.wrap_bio(to_client, to_server, server_hostname=MACHINE.id)
+    far = server_context(MACHINE).wrap_bio(to_server, to_client, server_side=True)
+    with pytest.raises(ssl.SSLWantReadError):
+        near.do_handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        far.do_handshake()
+    near.do_handshake()
+    with pytest.raises(Refused) as refusal:
+        far.do_handshake()
+    assert to_client.read() == b""
+    to_client.write(refusal.value.alert)
+    with pytest.raises(ssl.SSLError, match="alert unknown ca"):
+        near.read(1)

@@ -15,6 +15,7 @@ def test_the_public_names_are_these() -> None:
         "Credentials",
         "Identity",
         "Peer",
+        "Refused",
         "Role",
         "check_peer",
         "client_context",
