@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from bigmachine.system import Keepalive, Launched, System, register_system
 
 
-
 def _working_directory() -> str:
     try:
         return os.getcwd()
@@ -70,16 +69,18 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 _MODULES = ("driver", "errors", "testing")
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for (PEP 562)."""
-    if name in _MODULES:
-        value: object = import_module(f"bigmachine.{name}")
-    elif name in _MODULE_OF:
-        value = getattr(import_module(_MODULE_OF[name]), name)
-    else:
-        raise AttributeError(f"module 'bigmachine' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for (PEP 562)."""
+        if name in _MODULES:
+            value: object = import_module(f"bigmachine.{name}")
+        elif name in _MODULE_OF:
+            value = getattr(import_module(_MODULE_OF[name]), name)
+        else:
+            raise AttributeError(f"module 'bigmachine' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
