@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from bigmachine.errors import DeadlineExceeded
+from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
 
@@ -83,8 +83,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
     # Made when first asked for: see above.
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # the base sets it in __init__
+    def _make_condition(self) -> threading.Condition:
         if "offer" in self.__dict__:
             self.send_far()
         if self._cond is None:
@@ -93,6 +92,11 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                     self._waiters: list[Any] = []
                     self._cond = threading.Condition()
         return self._cond
+
+    if TYPE_CHECKING:
+        _condition: threading.Condition  # as the base has it, and type checkers want it for `as_completed`
+    else:
+        _condition = property(_make_condition)
 
     @property
     def _done_callbacks(self) -> list[Callable[[Any], object]]:  # as above
@@ -204,7 +208,10 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """
         if self._state is _PENDING:
             self.wait(timeout)
-        return self.outcome()
+        try:
+            return self.outcome()
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 (as in `outcome`)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         if self._state is _PENDING:
@@ -228,10 +235,14 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until there is an outcome.
 
-        Raises: DeadlineExceeded.
+        Raises: DeadlineExceeded; BigmachineError on the event loop that carries the call, for it would never come.
         """
         if "offer" in self.__dict__:
             self.send_far()
+        if self.carrier is not None and self.carrier.reactor.is_here and self._state is _PENDING:
+            raise BigmachineError(
+                f"waiting for {self.name} here would stop the event loop that carries its answer: use 'await'"
+            )
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()
@@ -268,7 +279,10 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                     raise
         if self._state is _CANCELLED:
             raise asyncio.CancelledError
-        return self.outcome()
+        try:
+            return self.outcome()
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 (as in `outcome`)
 
     def __repr__(self) -> str:
         how = self._state.split("_")[0].lower()
