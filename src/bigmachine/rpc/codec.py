@@ -174,6 +174,15 @@ class Codec:
 
         Raises: InvalidCall.
         """
+        buffers: list[pickle.PickleBuffer] = []
+        try:  # the common case inlined, as above
+            payload = pickle.dumps(_blob(value), 5, buffer_callback=buffers.append)
+        except Exception:  # noqa: BLE001 (done again below, with a text that says what it was)
+            payload = b""
+        if payload and not buffers and not self.by_value and len(payload) < BLOB:
+            return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+        if payload and not self.by_value and len(buffers) <= MAX_BUFFERS:
+            return self._with_buffers(kind, flags, ident, payload, buffers, f"the result of {method}")
         return self.frame(kind, flags, ident, _blob(value), f"the result of {method}")
 
     # errors
