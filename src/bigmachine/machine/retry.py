@@ -17,11 +17,12 @@ from bigmachine.rpc.context import remaining
 
 #: Pauses grow by half from 0.05 s to 5 s, each a random share of it (AWS's "full jitter", but not below a half).
 _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 5.0
+_GROWN = 20  # beyond that they do not grow, and a power of some thousand is no float
 
 
 def pause(attempt: int, chance: float) -> float:
     """Return the seconds to wait after failed attempt number `attempt` (from 0); `chance` is from 0 to 1. Pure."""
-    longest: float = min(_LONGEST, _FIRST * _GROWTH**attempt)
+    longest: float = min(_LONGEST, _FIRST * _GROWTH ** min(attempt, _GROWN))
     return longest * (0.5 + 0.5 * chance)
 
 

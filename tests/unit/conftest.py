@@ -1,0 +1,42 @@
+"""What several rooms' tests need."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Callable[[threading.Event], None]]:
+    """Interrupt the main thread, as Ctrl-C does, once an event is set: `interrupts(event)`.
+
+    The signal is sent until its handler has run: one that comes just before a lock is waited for is only seen after.
+    """
+    seen, over = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def handle(number: int, frame: object) -> None:
+        if not seen.is_set():
+            seen.set()
+            raise KeyboardInterrupt
+
+    def send(event: threading.Event) -> None:
+        event.wait(10)
+        while not seen.is_set() and not over.is_set():
+            signal.pthread_kill(main, signal.SIGUSR1)
+            seen.wait(0.05)
+
+    def begin(event: threading.Event) -> None:
+        threads.append(threading.Thread(target=send, args=(event,)))
+        threads[-1].start()
+
+    main = threading.main_thread().ident or 0
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield begin
+    over.set()
+    for thread in threads:
+        thread.join(10)
+    signal.signal(signal.SIGUSR1, before)
