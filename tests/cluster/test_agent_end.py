@@ -94,9 +94,10 @@ def test_a_driver_that_is_killed_takes_everything_with_it(tmp_path: Path) -> Non
 
 def test_an_agent_that_is_killed_takes_its_machines_with_it(tmp_path: Path) -> None:
     driver = RawDriver(tmp_path)
-    for number in (1, 2):
-        driver.launch(number)
-        driver.serving(number)
+    driver.launch(1)
+    driver.serving(1)
+    driver.launch(2, "while True: pass")  # looks at no socket
+    wait_until(lambda: "importing" in driver.phases(2), "the program runs")
     pids = below(driver.process.pid)
     assert set(driver.pids) < set(pids)
     os.kill(driver.process.pid, signal.SIGKILL)
@@ -116,8 +117,8 @@ def test_an_agent_that_is_told_to_terminate_ends_everything(tmp_path: Path) -> N
 
 def test_a_spawned_machine_dies_with_its_agent_too(tmp_path: Path) -> None:
     driver = RawDriver(tmp_path, fork=False)
-    pid = driver.launch(1)
-    driver.serving(1)
+    pid = driver.launch(1, "while True: pass")
+    wait_until(lambda: "importing" in driver.phases(1), "the program runs")
     os.kill(driver.process.pid, signal.SIGKILL)
     gone_within([pid], 1.0)
     driver.close()

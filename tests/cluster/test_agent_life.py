@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,15 @@ def test_output_that_nobody_acknowledges_stops_the_writer_and_is_not_lost(tmp_pa
             return pieces[-1].seq
 
         last = read_on(6 << 20)
-        wait_until(lambda: (process := look_at(pid)) and process.state == "S", "the writer waits")
+        taken = [0]
+
+        def is_still() -> bool:
+            time.sleep(0.1)
+            taken.append(driver.ask(f"Supervisor@{AGENT}-m1.expvars")["output_bytes"])
+            return taken[-1] == taken[-2]
+
+        wait_until(is_still, "the writer waits")
+        assert taken[-1] < 9 << 20
         assert is_alive(pid)
         for size in (*range(7 << 20, 300 * 65_536, 1 << 20), 300 * 65_536):
             driver.ask("Agent.ack", last)
