@@ -1,0 +1,208 @@
+"""Services that the tests of faults put on machines; importable there without a test runner."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+import bigmachine
+from bigmachine import program
+from bigmachine.rpc import Link, TlsDialer
+from bigmachine.trust import Role, client_context
+
+
+class Target:
+    """Lives on a machine and does what faults are made of."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.held: dict[str, asyncio.Event] = {}
+
+    async def hold(self, name: str) -> str:
+        """Return once `release` is called with this name."""
+        event = self.held.setdefault(name, asyncio.Event())
+        await event.wait()
+        return name
+
+    async def release(self, name: str) -> None:
+        self.held.setdefault(name, asyncio.Event()).set()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def echo(self, value: object) -> object:
+        return value
+
+    def add(self, a: int, b: int = 1) -> int:
+        return a + b
+
+    async def tasks(self) -> list[str]:
+        """Name the tasks on the machine's event loop, but for this one."""
+        others = (task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+        return sorted(task.get_name().rstrip("0123456789") for task in others)
+
+    async def nap(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "rested"
+
+    def doze(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "rested"
+
+    def count(self) -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+            time.sleep(0.001)
+
+    # outcomes that cannot travel
+
+    def lock(self) -> object:
+        return threading.Lock()
+
+    def stranger(self) -> object:
+        return Stubborn()
+
+    def raise_unpicklable(self) -> NoReturn:
+        raise Unpicklable(threading.Lock())
+
+    # ends
+
+    def leave(self, status: object) -> NoReturn:
+        sys.exit(status)  # type: ignore[arg-type]  # whatever a user passes
+
+    async def leave_async(self, status: int) -> NoReturn:
+        sys.exit(status)
+
+    def interrupt(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def die(self, status: int) -> NoReturn:
+        print("these are the last words", flush=True)
+        os._exit(status)
+
+    def crash(self) -> None:
+        ctypes.string_at(0)
+
+    def start_strays(self) -> list[int]:
+        """Start processes as a daemon would: in sessions of their own, one deaf, one of them with a child."""
+        sleeper = "import time; time.sleep(300)"
+        deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {sleeper}"
+        parent = (
+            "import os, time\n"
+            "pid = os.fork()\n"
+            "if not pid:\n    os.setsid()\n"
+            "else:\n    print(pid, flush=True)\n"
+            "time.sleep(300)\n"
+        )
+        kept = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True) for code in (sleeper, deaf)]
+        family = subprocess.Popen(
+            [sys.executable, "-c", parent], start_new_session=True, stdout=subprocess.PIPE, text=True
+        )
+        assert family.stdout is not None
+        return [*(process.pid for process in kept), family.pid, int(family.stdout.readline())]
+
+
+class Unpicklable(Exception):
+    """Has something in it that cannot travel."""
+
+
+class Stubborn:
+    """Leaves the machine and cannot be rebuilt anywhere."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _refuse, ()
+
+
+def _refuse() -> NoReturn:
+    raise ValueError("it does not want to be rebuilt")
+
+
+class PlainInit:
+    """Fails before it is up, in a thread."""
+
+    def init(self, session: bigmachine.Session) -> None:
+        raise LookupError("no data on this machine")
+
+    def ready(self) -> None: ...
+
+
+class AsyncInit:
+    """Fails before it is up, on the event loop."""
+
+    async def init(self, session: bigmachine.Session) -> None:
+        await asyncio.sleep(0)
+        raise LookupError("no data on this machine")
+
+
+class LeavingInit:
+    """Wants to end the process."""
+
+    def init(self, session: bigmachine.Session) -> None:
+        sys.exit("nothing to do here")
+
+
+class LeavingAsyncInit:
+    """Wants to end the process, from its event loop."""
+
+    async def init(self, session: bigmachine.Session) -> None:
+        sys.exit(3)
+
+
+class LibraryInit:
+    """Fails with an error of the library's own."""
+
+    def init(self, session: bigmachine.Session) -> None:
+        raise bigmachine.InvalidCall("the configuration names no table")
+
+
+class KilledInit:
+    """Dies before it is up."""
+
+    def init(self, session: bigmachine.Session) -> None:
+        print("about to go", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SlowInit:
+    """Takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def init(self, session: bigmachine.Session) -> None:
+        time.sleep(self.seconds)
+
+    def ready(self) -> str:
+        return "up"
+
+
+class SlowAsyncInit(SlowInit):
+    """The same on the event loop, which serves others meanwhile."""
+
+    async def init(self, session: bigmachine.Session) -> None:  # type: ignore[override]  # both are allowed
+        await asyncio.sleep(self.seconds)
+
+
+class Intruder:
+    """A machine whose code has turned against its session: it uses the certificate that it has."""
+
+    async def ask(self, place: tuple[str, int], server_id: str, role: Role, method: str, *args: object) -> object:
+        """Call anything of anybody, in this machine's name."""
+        boot = program.current()
+        assert boot is not None
+        dialer = TlsDialer(*place, server_id, boot.identity.session, (role,), client_context(boot.identity))
+        link = Link(bigmachine.current_call().session._reactor, dialer, name=server_id)
+        try:
+            return await link.submit(method, args, {}, 5.0)
+        finally:
+            link.close(ConnectionError("done"))

@@ -1,0 +1,214 @@
+"""What a session holds on this computer, so that a test can say that a fault left nothing of it behind.
+
+A `Footprint` is taken before a fault, while the session is quiet, and compared afterwards: processes, the descriptors
+of each of them, the threads of the driver, the tasks on its event loop and on the machines', temporary files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+import bigmachine
+from bigmachine import Keepalive
+from bigmachine.agent.processes import look_at
+from bigmachine.machine import Address
+from bigmachine.systems.local import LocalSystem
+from tests.cluster.fault_services import Target
+
+T = TypeVar("T")
+#: Nothing that is awaited here takes longer unless it hangs.
+LIMIT = 10.0
+#: What the kernel and the other side still do after a caller has its answer: closing, reaping.
+SETTLED = 3.0
+
+
+def wait_for(claim: Callable[[], T], what: str, limit: float = LIMIT) -> T:
+    """Look until something is the case, and return it."""
+    end = time.monotonic() + limit
+    while not (value := claim()):
+        assert time.monotonic() < end, f"after {limit:g} s it is still not so: {what}"
+        time.sleep(0.002)
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there; a zombie is not."""
+    process = look_at(pid)
+    return process is not None and process.state not in "ZX"
+
+
+def wait_until_gone(pids: list[int], limit: float) -> float:
+    """Wait until none of these processes is left; return how long it took."""
+    begin = time.monotonic()
+    wait_for(lambda: not any(map(is_alive, pids)), f"{pids} are gone", limit)
+    return time.monotonic() - begin
+
+
+def below(pid: int) -> list[int]:
+    """Return the processes below `pid`, grandchildren included."""
+    parents: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        if (process := look_at(int(name))) is not None and process.state not in "ZX":
+            parents.setdefault(process.parent, []).append(process.pid)
+    found, wanted = [], [pid]
+    while wanted:
+        children = parents.get(wanted.pop(), [])
+        found += children
+        wanted += children
+    return sorted(found)
+
+
+def machine_pid(machine: bigmachine.Machine) -> int:
+    """Return a machine's process, as its agent knows it."""
+    pid: int = machine.call("Supervisor.getpid")
+    return pid
+
+
+def agent_pid(machine: bigmachine.Machine) -> int:
+    """Return the process of a machine's agent, which is the parent of the machine's."""
+    process = look_at(machine_pid(machine))
+    assert process is not None
+    return process.parent
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """Return what a process has open, with the inode numbers, which say nothing, left out."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found[os.readlink(entry).partition(":[")[0]] += 1
+    return found
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a session holds. `tasks` and `threads` by name, `descriptors` and `processes` by process."""
+
+    processes: tuple[int, ...]
+    descriptors: tuple[tuple[int, Counter[str]], ...]
+    threads: tuple[str, ...]
+    tasks: tuple[tuple[str, ...], ...]
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, session: bigmachine.Session, scratch: Path) -> Footprint:
+        """Take it; `scratch` is the folder for temporary files of everything that the session consists of."""
+        machines = [machine for machine in session.machines() if machine.state is bigmachine.State.RUNNING]
+        agent = agent_pid(machines[0])
+        tasks = [session._reactor.run(_tasks(), LIMIT)]
+        tasks += [machine.call(Target.tasks) for machine in machines]
+        pids = (os.getpid(), agent, *below(agent))
+        return cls(
+            processes=pids,
+            descriptors=tuple((pid, descriptors(pid)) for pid in pids),
+            threads=tuple(sorted(thread.name for thread in threading.enumerate())),
+            tasks=tuple(tuple(sorted(names)) for names in tasks),
+            files=tuple(sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))),
+        )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A local session with machines that each have a `Target`, and the one folder for temporary files of them all."""
+
+    session: bigmachine.Session
+    machines: list[bigmachine.Machine]
+    scratch: Path
+
+    @property
+    def machine(self) -> bigmachine.Machine:
+        """The first machine."""
+        return self.machines[0]
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where its agent listens."""
+        address = Address.parse(self.machine.address)
+        return address.host, address.port
+
+    @property
+    def machine_id(self) -> str:
+        """The name in TLS by which the first machine is reached."""
+        return Address.parse(self.machine.address).machine_id
+
+    @property
+    def agent_id(self) -> str:
+        """The name in TLS by which the agent is reached."""
+        return Address.parse(self.machine.address).agent_id
+
+    @contextlib.contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """Make sure that what happens inside disturbs no call and leaves nothing behind."""
+        for machine in self.machines:
+            machine.call(Target.echo, 1)  # what is made for the first call stays
+        with nothing_left(self.session, self.scratch), contextlib.ExitStack() as stack:
+            for machine in self.machines:
+                stack.enter_context(undisturbed(machine))
+            yield
+
+
+@contextlib.contextmanager
+def cluster_in(scratch: Path, n: int = 1, keepalive: Keepalive | None = None) -> Iterator[Cluster]:
+    """Start machines whose temporary files, and this process's, go to `scratch`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        patch.setattr(tempfile, "tempdir", None)
+        with bigmachine.start(LocalSystem(keepalive=keepalive)) as session:
+            machines = session.start(n, services={"Target": Target()})
+            for machine in machines:
+                machine.wait(bigmachine.State.RUNNING, LIMIT)
+            yield Cluster(session, machines, scratch)
+
+
+async def _tasks() -> list[str]:
+    return [_steady(task.get_name()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+def _steady(name: str) -> str:
+    """Leave out the numbers that asyncio gives to tasks without a name."""
+    return name.rstrip("0123456789")
+
+
+@contextlib.contextmanager
+def nothing_left(session: bigmachine.Session, scratch: Path) -> Iterator[None]:
+    """Make sure that what happens inside leaves the session as it was."""
+    before = Footprint.of(session, scratch)
+    yield
+    end = time.monotonic() + SETTLED
+    while (after := Footprint.of(session, scratch)) != before:
+        if time.monotonic() > end:
+            raise AssertionError("\n".join(_differences(before, after)))
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def undisturbed(machine: bigmachine.Machine) -> Iterator[None]:
+    """Make sure that a call to `machine` that is under way all the while comes to its end."""
+    name = uuid.uuid4().hex
+    call = machine.submit(Target.hold, name)
+    machine.call(Target.echo, None)
+    yield
+    assert not call.done()
+    machine.call(Target.release, name)
+    assert call.result(LIMIT) == name
+
+
+def _differences(before: Footprint, after: Footprint) -> Iterator[str]:
+    for name in Footprint.__dataclass_fields__:
+        was, now = getattr(before, name), getattr(after, name)
+        if was != now:
+            yield f"{name} were {was}"
+            yield f"{name} are now {now}"
