@@ -1,0 +1,76 @@
+"""The other end of a floor or of a peer: a process that is reached by TLS 1.3, both sides with a certificate.
+
+The certificates and contexts are those of the library (its `trust`), so that a floor differs from the library by the
+protocol alone: blocking sockets of Python's `ssl`, TCP_NODELAY, no frames, no dispatch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import measure
+
+from bigmachine.trust import Authority, Identity, Role, client_context, server_context
+
+
+class Child:
+    """A process that runs a script's `serve`, and the connection to it."""
+
+    def __init__(self, script: str, core: int = measure.MACHINE) -> None:
+        authority = Authority("benchmark")
+        orders = {"identity": authority.issue(Role.MACHINE, "floor").to_dict(), "core": core}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name(script)), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(orders).encode() + b"\n")
+        self._process.stdin.flush()
+        port = int(self._process.stdout.readline())
+        plain = socket.create_connection(("127.0.0.1", port))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = client_context(authority.issue(Role.DRIVER, "driver"))
+        self.socket = context.wrap_socket(plain, server_hostname="floor")
+
+    def close(self) -> None:
+        """End the process."""
+        self.socket.close()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def serve(handler: Callable[[ssl.SSLSocket], None]) -> None:
+    """Be the process: take one connection and handle it."""
+    orders = json.loads(sys.stdin.readline())
+    measure.pin(orders["core"])
+    context = server_context(Identity.from_dict(orders["identity"]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        plain, _ = listener.accept()
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with context.wrap_socket(plain, server_side=True) as connection:
+        handler(connection)
