@@ -1,0 +1,69 @@
+"""A call directly after one that failed: by the method's own exception, or by its deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import measure
+from measure import Goal, Options, Row
+from target import Target
+
+import bigmachine
+
+_PLAIN = "the same call after one that went well"
+
+
+def figures(session: bigmachine.Session, options: Options) -> list[Row]:
+    (machine,) = session.start(1, services={"Target": Target()})
+    machine.call(Target.pin, measure.MACHINE)
+    measure.pin(measure.DRIVER)
+    n = options.pick(40, 200)
+    otherwise: Counter[str] = Counter()
+
+    def fail() -> None:
+        with contextlib.suppress(ValueError):
+            machine.call(Target.fail)
+
+    def miss(method: Callable[[Target, float], object]) -> None:
+        try:
+            with bigmachine.deadline(0.005):
+                machine.call(method, 0.05)
+        except bigmachine.DeadlineExceeded:
+            pass
+        except bigmachine.BigmachineError as exc:
+            otherwise[type(exc).__name__] += 1
+
+    def after(upset: Callable[[], object]) -> list[float]:
+        samples = []
+        for _ in range(n):
+            upset()
+            begin = time.perf_counter()
+            machine.call(Target.echo, 1)
+            samples.append(time.perf_counter() - begin)
+        return samples
+
+    stats = measure.take_turns(
+        options.pick(2, 4),
+        floor=lambda: after(lambda: machine.call(Target.echo, 1)),
+        error=lambda: after(fail),
+        deadline=lambda: after(lambda: miss(Target.sleep_async)),
+        deadline_plain=lambda: after(lambda: miss(Target.sleep)),
+    )
+    # What any call costs, with what a busy computer adds to one figure and not to the other.
+    goal = Goal("ratio", 1.25)
+    note = f"deadlines that came as another error: {dict(otherwise)}" if otherwise else ""
+    return [
+        Row(name, "s", stats[key], _PLAIN, stats["floor"], (goal,), note=note if key == "deadline" else "")
+        for name, key in (
+            ("after an application error", "error"),
+            ("after a deadline", "deadline"),
+            ("after a deadline, plain method, still asleep", "deadline_plain"),
+        )
+    ]
+
+
+if __name__ == "__main__":
+    measure.run_in_session(figures)
