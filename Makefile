@@ -1,7 +1,7 @@
 # make pi     sets everything up and runs the example on five local machines
 # make test   sets everything up and runs the tests; ARGS="-k wire" goes to pytest
 # make lint   ruff, strict mypy, pyright, layer contracts
-# make bench  every benchmark, one after another
+# make bench  every benchmark in one table; ARGS="--quick" takes two minutes
 # make clean  removes what the other targets made
 #
 # Needed beforehand: python3 (3.11 or newer), git, make. Each target installs only what it uses; a stamp file a
@@ -40,7 +40,7 @@ format: $(STAMPS)/lint
 	$(BIN)/ruff format .
 
 bench: $(STAMPS)/bench $(STAMPS)/test
-	set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+	$(BIN)/python benchmarks/table.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
