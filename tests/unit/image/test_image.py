@@ -97,7 +97,7 @@ def test_a_program_and_a_module_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert bigmachine.image.__all__ == [
-        "Entry", "Form", "Image", "detect", "interpreter_args", "program_traceback", "run",
+        "Entry", "Form", "Image", "detect", "interpreter_args", "program_traceback", "run", "search_path",
     ]  # fmt: skip
 
 
