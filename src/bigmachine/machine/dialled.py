@@ -21,6 +21,7 @@ from bigmachine.system import Keepalive
 _log = logging.getLogger("bigmachine")
 _VERDICT = 1.0
 _PAUSE = 0.5
+_PAUSE_OF_YOUTH = 0.02
 
 
 class Pinger:
@@ -63,7 +64,7 @@ class Pinger:
                 if (fate := self._fate(exc)) is not None:
                     self._stop(fate)
                 else:
-                    await asyncio.sleep(min(_PAUSE, self._clocks.interval))
+                    await asyncio.sleep(self._pause)
             else:
                 await self._is_known.wait()
                 if self.machine.enter(State.RUNNING):
@@ -84,18 +85,22 @@ class Pinger:
                 elif silent >= self._clocks.timeout:
                     self._stop(self._gone(Cause.KEEPALIVE_LOST, f"no ping was answered for {silent:.1f} s", exc))
                 else:
-                    await self._again(exc)
+                    if not isinstance(exc, InvalidCall):
+                        self._agent.renew()
+                    await asyncio.sleep(self._pause)
             else:
                 answered = time.monotonic()
                 self.machine.kept_alive(answered - sent, self._clocks.timeout)
                 await asyncio.sleep(self._clocks.interval)
 
-    async def _again(self, exc: BigmachineError) -> None:
-        if isinstance(exc, InvalidCall):  # it is young
-            await asyncio.sleep(0.02)
-        else:
-            self._agent.renew()
-            await asyncio.sleep(min(_PAUSE, self._clocks.interval))
+    @property
+    def _may_come(self) -> bool:
+        """Whether the agent may not have the machine yet."""
+        return self._is_young and not self._is_known.is_set()
+
+    @property
+    def _pause(self) -> float:
+        return _PAUSE_OF_YOUTH if self._may_come else min(_PAUSE, self._clocks.interval)
 
     async def _ask(self, patience: float) -> None:
         """Ping it; the first time by asking what it is."""
@@ -114,7 +119,7 @@ class Pinger:
             return self._gone(Cause.AGENT_LOST, "nothing listens at its address any more", exc)
         if exc.temporary or isinstance(exc, TimeoutError):
             return None
-        if isinstance(exc, InvalidCall) and self._is_young and not self._is_known.is_set():
+        if isinstance(exc, InvalidCall) and self._may_come:
             return None  # the agent will have it soon, or its owner give it up
         return self._gone(Cause.AGENT_LOST, "who answers at its address does not have it", exc)
 
@@ -137,6 +142,8 @@ class Pinger:
             except BigmachineError as exc:
                 if (fate := self._fate(exc)) is not None:
                     self._stop(fate)
+                    break
+                if self._may_come:
                     break
             await asyncio.sleep(0.01)  # it may have died a moment ago, and its agent not know yet
         return self.machine.error or cause
