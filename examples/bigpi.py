@@ -26,11 +26,9 @@ from bigmachine import Machine
 log = logging.getLogger("bigpi")
 CLOCK = "%Y/%m/%d %H:%M:%S"
 #: A machine reports after so many samples: some ten times a second.
-STRIDE = 250_000
-NUMPY_STRIDE = 2_000_000
-#: Called with a machine, and how many samples it has made since the last call.
+STRIDE, NUMPY_STRIDE = 250_000, 2_000_000
+#: Progress begins with the machines and the number of samples, and advances by what one of the machines has made.
 Advance = Callable[[Machine, int], None]
-#: Called when the work begins, with the machines and the number of samples.
 Begin = Callable[[list[Machine], int], Advance]
 
 
@@ -130,13 +128,12 @@ def live() -> Iterator[Begin]:
     """Draw a bar for each machine; lines go above them."""
     from rich.console import Console
     from rich.logging import RichHandler
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_level=False, show_path=False, log_time_format=CLOCK)
+    err = Console(stderr=True)
+    handler = RichHandler(console=err, show_level=False, show_path=False, log_time_format=CLOCK)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    name = TextColumn("{task.description}")
-    with Progress(name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err) as bars:
 
         def begin(machines: list[Machine], n: int) -> Advance:
             tasks = {machine.name: bars.add_task(machine.name, total=n / len(machines)) for machine in machines}
@@ -146,4 +143,7 @@ def live() -> Iterator[Begin]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
