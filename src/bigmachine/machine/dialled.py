@@ -12,7 +12,7 @@ import logging
 import time
 
 from bigmachine.agent import MachineInfo
-from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped
+from bigmachine.errors import AuthenticationError, BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped
 from bigmachine.machine.handle import Machine
 from bigmachine.machine.life import State
 from bigmachine.rpc import Link, PeerGone
@@ -119,8 +119,8 @@ class Pinger:
             return self._gone(Cause.AGENT_LOST, "nothing listens at its address any more", exc)
         if exc.temporary or isinstance(exc, TimeoutError):
             return None
-        if isinstance(exc, InvalidCall) and self._may_come:
-            return None  # the agent will have it soon, or its owner give it up
+        if self._may_come and isinstance(exc, InvalidCall | AuthenticationError):
+            return None  # its name is not known there yet; that will change soon, or its owner give it up
         return self._gone(Cause.AGENT_LOST, "who answers at its address does not have it", exc)
 
     def _gone(self, cause: Cause, detail: str, exc: BaseException) -> MachineStopped:

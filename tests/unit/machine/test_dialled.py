@@ -85,6 +85,7 @@ def test_the_machine_is_told_who_calls(handle: Machine, owned: list[Machine]) ->
 def test_it_learns_what_it_stands_for(session: Session, odd: OddSystem, guest: Session) -> None:
     odd.maxprocs = 7
     (machine,) = session.start(services=[Echo()])
+    machine.wait(State.RUNNING, 10)
     handle = guest.dial(machine.address)
     handle.wait(State.RUNNING, 10)
     assert (handle.hostname, handle.maxprocs) == (machine.hostname, 7)
