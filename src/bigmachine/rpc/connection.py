@@ -13,15 +13,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.reactor import Reactor
-from bigmachine.rpc.wire import DEFAULT_LIMIT, Buffer, Decoder, Frame, WireError
+from bigmachine.rpc.wire import Buffer, Decoder, Frame, WireError
 
 CHUNK = 256 * 1024
 _HIGH_WATER = 512 * 1024
 
 
 class Receiver(Protocol):
-    """What stands behind a connection."""
+    """What stands behind a connection; its codec's limit is that of what is read."""
+
+    codec: Codec
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None: ...
 
@@ -31,7 +34,7 @@ class Receiver(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """A transport's protocol that speaks frames. All of it runs on the reactor's thread."""
 
-    def __init__(self, reactor: Reactor, receiver: Receiver, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, reactor: Reactor, receiver: Receiver) -> None:
         from bigmachine.rpc.buffers import allocate
 
         self.reactor = reactor
@@ -42,7 +45,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_writable = True
         #: A server stops reading from a peer that does not read its replies.
         self.stops_reading_when_full = False
-        self._decoder = Decoder(reactor.scratch, allocate, limit)
+        self._decoder = Decoder(reactor.scratch, allocate, receiver.codec.limit)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._queue: deque[Buffer] = deque()

@@ -104,7 +104,7 @@ class MemoryDialer:
         here.other, there.other = there, here
         here.protocol = Connection(reactor, receiver)
         channel = server.channel(self._peer)
-        there.protocol = Connection(server.reactor, channel, server.codec.limit)
+        there.protocol = Connection(server.reactor, channel)
         channel.main = there.protocol
         here.protocol.connection_made(here)
         there.protocol.connection_made(there)

@@ -129,7 +129,7 @@ class _Switch(asyncio.Protocol):
         server = self._server
         if alpn == ALPN:
             channel = server.channel(peer)
-            connection = Connection(server.reactor, channel, server.codec.limit)
+            connection = Connection(server.reactor, channel)
             channel.main = connection
             return connection
         if alpn == "h2":

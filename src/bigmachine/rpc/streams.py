@@ -15,15 +15,15 @@ import asyncio
 import io
 import logging
 import threading
-from asyncio import events
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from bigmachine.errors import BigmachineError, DeadlineExceeded
+from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall
 from bigmachine.rpc.codec import Codec, Encoded
-from bigmachine.rpc.context import CallInfo, set_current, set_deadline
+from bigmachine.rpc.context import CallInfo, remaining, set_current, set_deadline
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.wire import (
@@ -33,8 +33,10 @@ from bigmachine.rpc.wire import (
     CREDIT_PAYLOAD,
     END,
     ITEM,
+    OVERSIZED,
     Buffer,
     head,
+    size_of,
     small_frame,
 )
 
@@ -116,8 +118,12 @@ class Outgoing:
         self.what = what
         self._source = source
         self._kind = kind
-        self._items = WINDOW_ITEMS
-        self._bytes = WINDOW_BYTES
+        # What may be sent is written by the reactor's thread alone, what was sent by the producer's alone: one number
+        # changed by both would lose a change now and then, and the stream would stand still for ever.
+        self._granted_items = WINDOW_ITEMS
+        self._granted_bytes = WINDOW_BYTES
+        self._sent_items = 0
+        self._sent_bytes = 0
         self._is_parked = False
         self._is_closed = False
         self._task: asyncio.Task[Any] | None = None
@@ -141,45 +147,48 @@ class Outgoing:
             set_current(self._info)
             set_deadline(self._info.deadline)
         try:
-            for encoded in self._pieces():
-                post(self._send, encoded)
-            if self._items > 0 and self._bytes > 0 and not self._is_closed:
-                post(self._end, None)
-            else:
-                post(self._park)
+            has_ended = self._send_bytes(post) if self._kind == BYTES else self._send_items(post)
         except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             post(self._end, exc)
+        else:
+            # Not told from the credit left: that may have grown since it stopped the loop.
+            post(self._end, None) if has_ended else post(self._park)
 
-    def _pieces(self) -> Iterator[Encoded]:
+    def _send_bytes(self, post: Callable[..., None]) -> bool:
+        read = self._source.read
+        while self._may_send():
+            piece = read(PIECE)
+            if not piece:
+                return True
+            post(self._send, self._count(_piece(self.ident, piece)))
+        return False
+
+    def _send_items(self, post: Callable[..., None]) -> bool:
         codec, ident, what = self.carrier.codec, self.ident, self.what
-        if self._kind == BYTES:
-            read = self._source.read
-            while self._may_send():
-                piece = read(PIECE)
-                if not piece:
-                    return
-                yield _piece(ident, piece, self)
-            return
         step = self._source.__next__
         while self._may_send():
             try:
                 item = step()
             except StopIteration:
-                return
-            yield self._count(codec.result(ITEM, 0, ident, item, what))
+                return True
+            post(self._send, self._count(codec.result(ITEM, 0, ident, item, what)))
+        return False
+
+    def _has_credit(self) -> bool:
+        return self._granted_items > self._sent_items and self._granted_bytes > self._sent_bytes
 
     def _may_send(self) -> bool:
-        return self._items > 0 and self._bytes > 0 and not self._is_closed
+        return self._has_credit() and not self._is_closed
 
     def _count(self, encoded: Encoded) -> Encoded:
-        self._items -= 1
-        self._bytes -= len(encoded) if isinstance(encoded, bytes) else sum(map(len, encoded))
+        self._sent_items += 1
+        self._sent_bytes += size_of(encoded)
         return encoded
 
     def _park(self) -> None:
         if self._is_closed:
             self._finish_source()
-        elif self._items > 0 and self._bytes > 0:
+        elif self._has_credit():
             self.carrier.run_in_thread(self)
         else:
             self._is_parked = True
@@ -195,7 +204,7 @@ class Outgoing:
             async for item in self._source:
                 encoded = self._count(codec.result(ITEM, 0, self.ident, item, self.what))
                 self._send(encoded)
-                while not (self._items > 0 and self._bytes > 0):
+                while not self._has_credit():
                     self._credit = self.carrier.reactor.loop.create_future()
                     await self._credit
         except asyncio.CancelledError:
@@ -203,6 +212,7 @@ class Outgoing:
             raise
         except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             self._end(exc)
+            await self._close_async()  # it may be our own, of an item that cannot be pickled
         else:
             self._end(None)
 
@@ -222,8 +232,8 @@ class Outgoing:
 
     def credit(self, size: int, count: int) -> None:
         """The reader has consumed so much."""
-        self._bytes += size
-        self._items += count
+        self._granted_bytes += size
+        self._granted_items += count
         if self._is_parked:
             self._is_parked = False
             self._park()
@@ -232,7 +242,11 @@ class Outgoing:
 
     def _end(self, exc: BaseException | None) -> None:
         if self._is_closed:
+            self._finish_source()
             return
+        if isinstance(exc, StopIteration | StopAsyncIteration):
+            # As in a generator (PEP 479): the reader's loop would take it for the end.
+            exc = RuntimeError(f"the source of the stream {self.what} raised {type(exc).__name__}")
         if exc is None:
             self.carrier.transmit(small_frame(END, 0, self.ident), self.is_bulk)
         else:
@@ -259,21 +273,24 @@ class Outgoing:
         # Closing a generator runs its `finally` blocks: the user's code, so not here.
         close = getattr(self._source, "close", None)
         if close is not None and self._task is None and self._closes:
-            self.carrier.run_in_thread(_Closing(close, self.what))
+            self.carrier.run_in_thread(_Closing(close, self.what, self._info))
 
 
-def _piece(ident: int, piece: bytes, stream: Outgoing) -> Encoded:
-    table = (len(piece) | AS_BYTES,)
-    first = head(ITEM, 0, ident, b"", table)
-    return stream._count([first, piece] if len(piece) >= 4096 else first + piece)
+def _piece(ident: int, piece: bytes) -> Encoded:
+    first = head(ITEM, 0, ident, b"", (len(piece) | AS_BYTES,))
+    return [first, piece] if len(piece) >= 4096 else first + piece
 
 
 @dataclass(slots=True)
 class _Closing:
     close: Callable[[], object]
     what: str
+    info: CallInfo | None
 
     def run(self) -> None:
+        # Not those of the thread's last job. The deadline may have passed, and cleaning up may need calls.
+        set_current(self.info)
+        set_deadline(None)
         try:
             self.close()
         except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
@@ -293,8 +310,8 @@ class Incoming:
         self._is_closed = False
         self._consumed_bytes = 0
         self._consumed_items = 0
-        self._waiter: threading.Lock | None = None
-        self._awaiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        # How to wake each reader that waits: nearly always one, but threads may share a stream.
+        self._waiting: deque[Callable[[], object]] = deque()
         carrier.incoming[ident] = self
 
     # on the reactor's thread
@@ -310,61 +327,61 @@ class Incoming:
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            waiter.release()
-        awaiting = self._awaiting
-        if awaiting is not None:
-            self._awaiting = None
-            loop, future = awaiting
-            if events._get_running_loop() is loop:
-                _set(future)
-            else:
-                try:
-                    loop.call_soon_threadsafe(_set, future)
-                except RuntimeError:
-                    _log.debug("the event loop that read the stream %s is closed", self.what)
+        waiting = self._waiting
+        while waiting:
+            try:
+                wake = waiting.popleft()
+            except IndexError:  # `close` in another thread took it
+                return
+            wake()
 
     # the reader's side
 
-    def pull(self, timeout: float | None = None) -> Any:
-        """Return the next item; wait for it.
+    def pull(self) -> Any:
+        """Return the next item; wait for it, until the deadline that is set.
 
         Raises: StopIteration at the end, the producer's error, DeadlineExceeded.
         """
         while True:
-            if self._items:
-                return self._take()
+            if self._items and (taken := self._take()) is not None:
+                return taken[0]
             self._check_end()
             if self.carrier.reactor.is_here:
                 raise BigmachineError(
                     f"reading the stream {self.what} here would block the event loop: use 'async for'"
                 )
+            left = remaining()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
             lock = threading.Lock()
             lock.acquire()
-            self._waiter = lock
-            if not self._items and not self._has_ended and not lock.acquire(timeout=-1 if timeout is None else timeout):
-                raise DeadlineExceeded(f"the stream {self.what} had no item within {timeout:g} s")
+            self._waiting.append(lock.release)
+            if not self._is_due():
+                lock.acquire(timeout=-1 if left is None else left)
 
     async def pull_async(self) -> Any:
-        """Return the next item.
+        """Return the next item; wait for it, until the deadline that is set.
 
-        Raises: StopAsyncIteration at the end, the producer's error.
+        Raises: StopAsyncIteration at the end, the producer's error, DeadlineExceeded.
         """
         while True:
-            if self._items:
-                return self._take()
+            if self._items and (taken := self._take()) is not None:
+                return taken[0]
             try:
                 self._check_end()
             except StopIteration:
                 raise StopAsyncIteration from None
+            left = remaining()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            self._awaiting = (loop, future)
-            if self._items or self._has_ended:
-                continue
-            await future
+            self._waiting.append(partial(self.carrier.reactor.wake, loop, future))
+            if not self._is_due():
+                await asyncio.wait((future,), timeout=left) if left is not None else await future
+
+    def _is_due(self) -> bool:
+        return bool(self._items) or self._has_ended or self._is_closed
 
     def _check_end(self) -> None:
         if self._is_closed:
@@ -375,20 +392,24 @@ class Incoming:
                 raise error
             raise StopIteration
 
-    def _take(self) -> Any:
-        item, size = self._items.popleft()
-        self._consumed_bytes += size
+    def _take(self) -> tuple[Any, int] | None:
+        try:
+            taken = self._items.popleft()
+        except IndexError:  # another reader, or `close`, was faster
+            return None
+        self._consumed_bytes += taken[1]
         self._consumed_items += 1
         if self._consumed_items >= WINDOW_ITEMS // 4 or self._consumed_bytes >= WINDOW_BYTES // 4:
             self._give_credit()
-        return item
+        return taken
 
     def _give_credit(self) -> None:
         size, self._consumed_bytes = self._consumed_bytes, 0
         count, self._consumed_items = self._consumed_items, 0
-        if not self._has_ended:
-            frame = small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(min(size, 0xFFFF_FFFF), count))
-            self._post(self.carrier.transmit, frame)
+        while not self._has_ended and (size or count):
+            now = min(size, 0xFFFF_FFFF)  # one item can have more than a u32 holds
+            self._post(self.carrier.transmit, small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(now, count)))
+            size, count = size - now, 0
 
     def close(self) -> None:
         """Tell the producer to stop; safe to call twice and from a finaliser."""
@@ -409,11 +430,6 @@ class Incoming:
             self.carrier.reactor.post(function, *args)
         except RuntimeError:
             _log.debug("the link of the stream %s is closed", self.what)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Stream(Generic[T]):
@@ -545,7 +561,7 @@ class StreamHost:
     ) -> None:
         """Take a frame that belongs to a stream; one that is closed on this side is dropped."""
         if kind == ITEM:
-            self._item(ident, payload, buffers)
+            self._item(flags, ident, payload, buffers)
         elif kind == END:
             if (incoming := self.incoming.get(ident)) is not None:
                 incoming.end(self.codec.load_error(payload, flags) if len(payload) else None)
@@ -555,9 +571,16 @@ class StreamHost:
             else:
                 outgoing.close()
 
-    def _item(self, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+    def _item(self, flags: int, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
         incoming = self.incoming.get(ident)
         if incoming is None:
+            # Also of a stream that was never opened here, because the call it came with was refused.
+            self.transmit(small_frame(CLOSE, 0, ident))
+            return
+        if flags & OVERSIZED:
+            size = int(bytes(payload))
+            text = f"an item of the stream {incoming.what} has {size:,} bytes, above the limit of {self.codec.limit:,}"
+            self._break_off(incoming, InvalidCall(text))
             return
         size = 16 + len(payload) + (8 * len(buffers) + sum(map(len, buffers)) if buffers else 0)
         if not len(payload) and buffers:
@@ -565,11 +588,15 @@ class StreamHost:
             return
         try:
             item = self.codec.loads(payload, buffers)
-        except Exception as exc:  # noqa: BLE001 (a user's constructor)
-            incoming.end(exc)
-            self.transmit(small_frame(CLOSE, 0, ident))
+        except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
+            what = f"an item of the stream {incoming.what} could not be rebuilt here"
+            self._break_off(incoming, InvalidCall(f"{what}: {type(exc).__name__}: {exc}"))
             return
         incoming.put(item, size)
+
+    def _break_off(self, incoming: Incoming, error: InvalidCall) -> None:
+        incoming.end(error)
+        self.transmit(small_frame(CLOSE, 0, incoming.ident))
 
     def end_streams(self, error: BaseException) -> None:
         """End every stream: the connection is gone."""
