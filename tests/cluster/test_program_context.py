@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cluster.probe import PROGRAM, seen_in
@@ -106,3 +108,35 @@ def test_output_of_a_machine_comes_line_by_line_with_its_name(run_program: RunPr
     outcome = run_program(write("app.py", program))
     assert "m1: counting sheep\n" in outcome.err
     assert "sheep" not in outcome.out
+
+
+COMMANDS = [["app.py"], ["-u", "app.py"], ["-m", "app"], ["-Bmapp"], ["--", "app.py"]]
+TAKEN = "import sys\ncommand = sys.argv.pop(1)\nassert command == 'count', command\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_program_that_takes_arguments_out_is_run_again_with_all_of_them(
+    run_program: RunProgram, write: WriteProgram, tmp_path: Path, command: list[str]
+) -> None:
+    write("app.py", TAKEN + PROGRAM)
+    seen = seen_in(run_program(*command, "count", "--fast").out)
+    # The service sees what is left of them, as its driver does.
+    assert seen["argv"] == [str(tmp_path / "app.py"), "--fast"]
+
+
+def test_arguments_changed_after_start_reach_the_machine(run_program: RunProgram, write: WriteProgram) -> None:
+    path = write("app.py", PROGRAM.replace("    machine, =", "    sys.argv[1:] = ['late']\n    machine, ="))
+    assert seen_in(run_program(path, "early").out)["argv"] == [str(path), "late"]
+
+
+def test_args_are_there_before_the_program_runs(run_program: RunProgram, write: WriteProgram) -> None:
+    path = write("app.py", TAKEN + starting("args=['count', 'sheep']"))
+    assert seen_in(run_program(path, "count").out)["argv"][1:] == ["count", "sheep"]
+
+
+def test_a_program_under_another_launcher_keeps_its_own_arguments(run_program: RunProgram, write: WriteProgram) -> None:
+    path = write("app.py", PROGRAM)
+    launcher = write(
+        "launch.py", "import runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    assert seen_in(run_program(launcher, path, "--fast").out)["argv"] == [str(path), "--fast"]

@@ -144,10 +144,10 @@ class Supervisor:
         """Start the program anew with what was set, in a new process under the same identity; services are gone."""
         self._pid()
         spec = self._machine.spec
-        argv = spec.argv if self._args is None else [*spec.argv[:1], *self._args]
-        self._machine.restart(
-            replace(spec, argv=argv, environ={**spec.environ, **self._environ}, entry=self._entry or spec.entry)
-        )
+        argv, entry = spec.argv, self._entry or spec.entry
+        if self._args is not None:
+            argv, entry = [*argv[:1], *self._args], replace(entry, arguments=None)
+        self._machine.restart(replace(spec, argv=argv, environ={**spec.environ, **self._environ}, entry=entry))
 
     async def shutdown(self, grace_s: float = 1.0) -> None:
         """End the machine; answers at once, as the machine may be the one who asks (Go: Shutdown)."""

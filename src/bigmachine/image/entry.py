@@ -57,7 +57,8 @@ class Entry:
 
     `path` is absolute. `by_value` is true where a machine cannot find the classes of `__main__` by name, so that
     they must be pickled by value. `run_name` is the `__name__` that the main gets. `description` is for messages.
-    `directory` is where the main began, from where it is run again; None: it does not matter, or nobody knows.
+    `directory` is where the main began, and `arguments` those that it began with, since it may have changed both; None:
+    as they are now.
     """
 
     form: Form
@@ -67,6 +68,7 @@ class Entry:
     run_name: str = "__main__"
     description: str = ""
     directory: str | None = field(default=None, compare=False)
+    arguments: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def calls_start(self) -> bool:
@@ -109,7 +111,24 @@ def detect() -> Entry:
         or _program(space)
         or _unnamed()
     )
-    return entry if entry.form == "none" else dataclasses.replace(entry, directory=_first_directory or None)
+    if entry.form == "none":
+        return entry
+    return dataclasses.replace(entry, directory=_first_directory or None, arguments=_first_arguments(entry))
+
+
+def _first_arguments(entry: Entry) -> tuple[str, ...] | None:
+    """Return what the interpreter's command line gives to this main; None if it gives that to another one."""
+    line = parse_command_line(getattr(sys, "orig_argv", []))
+    if entry.form == "module":
+        named = line.target == "-m" and line.rest and line.rest[0] in (entry.module, _package_of(entry.module))
+        return line.rest[1:] if named else None
+    path = os.path.join(_first_directory, line.target or "")
+    here = entry.path is not None and os.path.exists(path) and os.path.samefile(path, entry.path)
+    return line.rest if here else None
+
+
+def _package_of(module: str | None) -> str | None:
+    return None if module is None else module.removesuffix(".__main__")
 
 
 def _multiprocessing_child(space: Mapping[str, object]) -> Entry | None:

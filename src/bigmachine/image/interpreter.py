@@ -37,10 +37,12 @@ class CommandLine:
     """What an interpreter's command line says: its options' letters, and what it is to run.
 
     `target` is "-c", "-m", "-" (standard input or a prompt), or the path of a file; None if there is no command line.
+    `rest` is what stands behind it: the code of "-c" or the name of "-m" first, then the program's arguments.
     """
 
     letters: frozenset[str]
     target: str | None
+    rest: tuple[str, ...] = ()
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
@@ -49,18 +51,18 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     arguments = iter(argv[1:])
     for argument in arguments:
         if argument == "--":
-            return CommandLine(frozenset(letters), next(arguments, "-"))
+            return CommandLine(frozenset(letters), next(arguments, "-"), tuple(arguments))
         if argument == "--check-hash-based-pycs":
             next(arguments, None)
         elif argument.startswith("--"):
             continue
         elif argument == "-" or not argument.startswith("-"):
-            return CommandLine(frozenset(letters), argument or "-")
+            return CommandLine(frozenset(letters), argument or "-", tuple(arguments))
         else:
             plain, valued, value = _cluster(argument[1:])
             letters.update(plain)
             if valued in ("c", "m"):
-                return CommandLine(frozenset(letters), f"-{valued}")
+                return CommandLine(frozenset(letters), f"-{valued}", (*([value] if value else []), *arguments))
             if valued and not value:
                 next(arguments, None)
     return CommandLine(frozenset(letters), "-" if argv else None)

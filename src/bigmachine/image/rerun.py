@@ -26,9 +26,9 @@ from bigmachine.image.entry import Entry
 def run(entry: Entry) -> None:
     """Run the main of `entry` as the real `__main__` of this process, and return when it ends.
 
-    `sys.path` is already the program's, and `sys.argv[1:]` its arguments; `sys.argv[0]` is set here, as the
-    interpreter sets it, and the working directory, which the main may change again. With the form "none", `__main__`
-    is left empty. Whatever the main raises passes through, `SystemExit` included.
+    `sys.path` is already the program's. `sys.argv` is set here, as the interpreter sets it, and the working directory;
+    the main may change both again. With the form "none", `__main__` is left empty. Whatever the main raises passes
+    through, `SystemExit` included.
 
     Raises:
         ImageError: The script or the module is not on this machine.
@@ -37,6 +37,8 @@ def run(entry: Entry) -> None:
     if entry.directory:
         with contextlib.suppress(OSError):  # it is on the driver's host only; then where the driver is now has to do
             os.chdir(entry.directory)
+    if entry.arguments is not None:
+        sys.argv[1:] = entry.arguments
     if entry.form == "script":
         code = _script(_given(entry.path, entry), module)
     elif entry.form == "module":

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from bigmachine.agent.loop_channel import LoopChannel
@@ -48,7 +49,9 @@ def serve(make_session: SessionFactory) -> NoReturn:
     if machine is None:
         raise InvalidCall("only a machine's process serves; a driver starts machines by bigmachine.start()")
     machine.is_served = True
-    os.chdir(machine.spec.cwd)  # the main began where it began in the driver; now it is as far as the driver
+    # The main began where and with what it began in the driver; now it is as far as the driver.
+    os.chdir(machine.spec.cwd)
+    sys.argv[1:] = machine.spec.argv[1:]
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     serving = _Serving(machine, loop)

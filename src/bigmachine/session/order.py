@@ -6,7 +6,7 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 from bigmachine.agent import LaunchSpec
@@ -47,7 +47,9 @@ class Order:
             args = image.args if args is None else args
         objects = _services.named(services)
         _services.check(objects, Codec(by_value=entry.by_value))
-        given = sys.argv[1:] if args is None else _checked_args(args)
+        given = sys.argv[1:]
+        if args is not None:
+            given, entry = _checked_args(args), replace(entry, arguments=None)
         return cls(
             services=objects,
             environ={**os.environ, **_checked_environ(environ or {})},

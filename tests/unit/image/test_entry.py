@@ -16,6 +16,7 @@ import pytest
 
 from bigmachine.errors import ImageError
 from bigmachine.image import Entry, detect
+from bigmachine.image.entry import _first_arguments, module_entry, script_entry
 from tests.unit.image.conftest import BARE, GUARDED, PROGRAM, Lab
 
 INLINE = "exec(compile(open('p.py').read(), '<inline>', 'exec'))"
@@ -333,3 +334,42 @@ def test_a_machine_detects_the_same_main_as_its_driver(lab: Lab) -> None:
     )
     driver = lab.driver("app.py")
     assert lab.machine(driver)["e"] == str(driver.entry) == f"script {lab.root / 'app.py'}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "arguments"),
+    [
+        (["python", "app.py", "-v", "x"], ("-v", "x")),
+        (["python", "./app.py"], ()),
+        (["python", "-m", "pkg.app", "-v"], None),
+        (["python", "-m", "coverage", "run", "app.py", "-v"], None),
+        (["python", "other.py", "-v"], None),
+        (["python", "-c", "app.py"], None),
+        (["python"], None),
+        ([], None),
+    ],
+)
+def test_a_script_began_with_what_stands_behind_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, argv: list[str], arguments: tuple[str, ...] | None
+) -> None:
+    path = lab.write("app.py")
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    monkeypatch.setattr("bigmachine.image.entry._first_directory", str(lab.root))
+    assert _first_arguments(script_entry(str(path))) == arguments
+
+
+@pytest.mark.parametrize(
+    ("argv", "module", "arguments"),
+    [
+        (["python", "-m", "pkg.app", "-v"], "pkg.app", ("-v",)),
+        (["python", "-um", "pkg", "-v"], "pkg.__main__", ("-v",)),
+        (["python", "-m", "runner", "pkg.app"], "pkg.app", None),
+        (["python", "-m"], "pkg.app", None),
+        (["python", "pkg/app.py"], "pkg.app", None),
+    ],
+)
+def test_a_module_began_with_what_stands_behind_its_name(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], module: str, arguments: tuple[str, ...] | None
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert _first_arguments(module_entry(module)) == arguments

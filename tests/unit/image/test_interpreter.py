@@ -75,26 +75,30 @@ def test_the_implied_warning_options_are_left_out_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "letters", "target"),
+    ("argv", "letters", "target", "rest"),
     [
-        ([], "", None),
-        (["python"], "", "-"),
-        (["python", "-"], "", "-"),
-        (["python", "app.py", "-u"], "", "app.py"),
-        (["python", "-u", "app.py"], "u", "app.py"),
-        (["python", "-uBm", "pkg"], "uB", "-m"),
-        (["python", "-Wu", "app.py"], "", "app.py"),
-        (["python", "-W", "u", "-c", "-u"], "", "-c"),
-        (["python", "-Xu", "-ccode"], "", "-c"),
-        (["python", "-BX", "dev", "app.py"], "B", "app.py"),
-        (["python", "--", "-u"], "", "-u"),
-        (["python", "--"], "", "-"),
-        (["python", "--check-hash-based-pycs", "never", "-u", "app.py"], "u", "app.py"),
-        (["python", "--help-all", "app.py"], "", "app.py"),
+        ([], "", None, ()),
+        (["python"], "", "-", ()),
+        (["python", "-"], "", "-", ()),
+        (["python", "app.py", "-u"], "", "app.py", ("-u",)),
+        (["python", "-u", "app.py"], "u", "app.py", ()),
+        (["python", "-uBm", "pkg"], "uB", "-m", ("pkg",)),
+        (["python", "-mpkg", "-u", "x"], "", "-m", ("pkg", "-u", "x")),
+        (["python", "--", "app.py", "--", "x"], "", "app.py", ("--", "x")),
+        (["python", "-Wu", "app.py"], "", "app.py", ()),
+        (["python", "-W", "u", "-c", "-u"], "", "-c", ("-u",)),
+        (["python", "-Xu", "-ccode"], "", "-c", ("code",)),
+        (["python", "-BX", "dev", "app.py"], "B", "app.py", ()),
+        (["python", "--", "-u"], "", "-u", ()),
+        (["python", "--"], "", "-", ()),
+        (["python", "--check-hash-based-pycs", "never", "-u", "app.py"], "u", "app.py", ()),
+        (["python", "--help-all", "app.py"], "", "app.py", ()),
     ],
 )
-def test_a_command_line_is_read_as_the_interpreter_reads_it(argv: list[str], letters: str, target: str | None) -> None:
-    assert parse_command_line(argv) == CommandLine(frozenset(letters), target)
+def test_a_command_line_is_read_as_the_interpreter_reads_it(
+    argv: list[str], letters: str, target: str | None, rest: tuple[str, ...]
+) -> None:
+    assert parse_command_line(argv) == CommandLine(frozenset(letters), target, rest)
 
 
 def test_an_embedded_or_frozen_program_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
