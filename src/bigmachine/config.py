@@ -36,6 +36,7 @@ class Kind(enum.Enum):
     PATH = "the path of a file, as a string"
     SWITCH = "true or false"
     LIST = "a list of strings"
+    NUMBER = "an integer above 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ SYSTEM = Option("system", "", "system", Kind.TEXT, "where machines come from", "
 #: A system's owner adds its options here: a line makes the flag, the variable and the key.
 OPTIONS: tuple[Option, ...] = (
     SYSTEM,
+    Option("limit", "", "limit", Kind.NUMBER, "the most bytes of one call's arguments or result", 16 * 2**30),
+    Option("threads", "", "threads", Kind.NUMBER, "the most threads for plain methods on a machine", 256),
     Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance", "m3.medium"),
     Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
     Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
@@ -96,6 +99,11 @@ def from_text(kind: Kind, text: str) -> object:
         if text.strip().lower() not in _WORDS:
             raise ValueError(f"{text!r} is neither true nor false (1, yes, on and 0, no, off do as well)")
         return _WORDS[text.strip().lower()]
+    if kind is Kind.NUMBER:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no integer") from None
     return text
 
 
@@ -110,11 +118,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all the places together say: the system, the options for its factory, and who chose the system."""
+    """What all the places together say: the system, the options for its factory, and who chose the system.
+
+    `limit` (bytes of one call's arguments or result) and `threads` (for plain methods, a machine) hold for any system.
+    """
 
     system: str
     options: Mapping[str, object] = field(default_factory=dict)
     chosen_by: str = "the default"
+    limit: int = 16 * 2**30
+    threads: int = 256
 
 
 def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
@@ -147,14 +160,15 @@ def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
         if name == system:
             options = dict(table)
     set_options = {name: value for name, value in options.items() if value is not None}
-    return Settings(system, set_options, places.get(SYSTEM.key, "the default"))
+    general = {key: number for key in ("limit", "threads") if isinstance(number := said.get(key), int)}
+    return Settings(system, set_options, places.get(SYSTEM.key, "the default"), **general)
 
 
 def _check(source: Source, option: Option, value: object) -> object:
     if option.kind is Kind.LIST and isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(part, str) and part for part in value):
             return list(value)
-    elif option.kind is Kind.SWITCH and isinstance(value, bool):
+    elif (option.kind is Kind.SWITCH and isinstance(value, bool)) or (option.kind is Kind.NUMBER and type(value) is int and value > 0):
         return value
     elif option.kind in {Kind.TEXT, Kind.PATH} and isinstance(value, str) and value:
         return _located(source.folder, value) if option.kind is Kind.PATH else value

@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(**{option.dest: None for option in config.OPTIONS})
     group = parser.add_argument_group("bigmachine", "where the machines of this program come from")
     for option in config.OPTIONS:
-        default = f" (default: {option.default})" if isinstance(option.default, str) else ""
+        default = f" (default: {option.default})" if isinstance(option.default, str | int) and option.default else ""
         # A switch may stand alone or with =false, as Go's flags do.
         switch: dict[str, Any] = {"nargs": "?", "const": True} if option.kind is config.Kind.SWITCH else {}
         group.add_argument(
@@ -70,7 +70,10 @@ def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
     if not bigmachine.is_driver():
         return bigmachine.start(name=name)
     flags = _flags_of(args) if args is not None else _flags_in(sys.argv)
-    return bigmachine.start(_system(config.load(flags=flags)), name=name)
+    from bigmachine.session import open_session
+
+    settings = config.load(flags=flags)
+    return open_session(_system(settings), name, settings)
 
 
 def _system(settings: config.Settings) -> System:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bigmachine
-from bigmachine import driver
+from bigmachine import config, driver
 from bigmachine.config import ConfigError
 
 
@@ -21,6 +21,7 @@ class Started:
     def __init__(self) -> None:
         self.systems: list[tuple[str, dict[str, object]]] = []
         self.sessions: list[tuple[object, str]] = []
+        self.settings: list[config.Settings] = []
 
     def create(self, name: str, options: Mapping[str, object]) -> object:
         if name == "nowhere":
@@ -31,6 +32,10 @@ class Started:
     def start(self, system: object = None, *, name: str = "") -> object:
         self.sessions.append((system, name))
         return f"session on {system}"
+
+    def open(self, system: object, name: str, settings: config.Settings) -> object:
+        self.settings.append(settings)
+        return self.start(system, name=name)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +48,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     monkeypatch.setattr(sys, "argv", ["prog.py"])
     monkeypatch.setattr("bigmachine.system.create", fake.create)
     monkeypatch.setattr(bigmachine, "start", fake.start)
+    monkeypatch.setattr("bigmachine.session.open_session", fake.open)
     return fake
 
 
@@ -92,6 +98,10 @@ class TestFlags:
     ) -> None:
         driver.start(parser().parse_args(["--bigm.system=ec2", *words]))
         assert started.systems[0][1]["ondemand"] is expected
+
+    def test_what_holds_for_any_system_reaches_the_session(self, started: Started) -> None:
+        driver.start(parser().parse_args(["--bigm.limit=1000", "--bigm.threads", "3"]))
+        assert (started.settings[0].limit, started.settings[0].threads) == (1000, 3)
 
     def test_hosts_are_separated_by_commas(self, started: Started) -> None:
         driver.start(parser().parse_args(["--bigm.system=ssh", "--bigm.hosts=a,b:22", "--bigm.ssh-config=c"]))

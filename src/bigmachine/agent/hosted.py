@@ -185,13 +185,20 @@ class Hosted:
             self._answers = max(self._answers, message.number("n"))
             self._vitals.answered(self._loop.time())
         elif message.kind == "phase":
+            self._drain()
             self._feed.phase(self.id, message.text("phase"))
         elif message.kind == "serving":
             self.is_serving = True
             self._vitals.serves(self._loop.time())
+            self._drain()
             self._feed.phase(self.id, "serving")
         elif message.kind == "failed":
             self._on_failed(message)
+
+    def _drain(self) -> None:
+        """Take in what the program wrote before the message at hand: the driver shows output by phase."""
+        for pipe in self._pipes:
+            pipe.drain()
 
     def _on_failed(self, message: Message) -> None:
         cause = message.text("cause")

@@ -39,6 +39,11 @@ class PipeReader:
             self._is_reading = True
             self._loop.add_reader(self._fd, self._readable)
 
+    def drain(self) -> None:
+        """Take what is there now, one pipe's fill at most, unless reading is paused."""
+        if self._is_reading:
+            self._readable()
+
     def close(self) -> None:
         """Stop for good."""
         if not self.ended.done():

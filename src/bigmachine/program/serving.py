@@ -80,8 +80,9 @@ class _Serving:
     async def run(self, make_session: SessionFactory) -> None:
         machine = self._machine
         table = ServiceTable()
-        codec = Codec(by_value=machine.spec.interactive, machine=machine.spec.name)
-        server = self._server = Server(table, authorize=authorize, codec=codec)
+        spec = machine.spec
+        codec = Codec(by_value=spec.interactive, machine=spec.name, limit=spec.limit)
+        server = self._server = Server(table, authorize=authorize, codec=codec, threads=spec.threads)
         server.session = make_session(machine, server)
         table.register("Supervisor", Supervisor(table, server.session, self.send, self.fail))
         self._context = server_context(machine.identity)

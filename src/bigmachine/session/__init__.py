@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigmachine.session.begin import init, is_driver, start
+from bigmachine.session.begin import init, is_driver, open_session, start
 
 if TYPE_CHECKING:
     from bigmachine.session.session import Session
@@ -19,4 +19,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Session", "init", "is_driver", "start"]
+__all__ = ["Session", "init", "is_driver", "open_session", "start"]

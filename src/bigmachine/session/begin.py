@@ -8,6 +8,7 @@ from bigmachine import program
 from bigmachine.errors import InvalidCall
 
 if TYPE_CHECKING:
+    from bigmachine.config import Settings
     from bigmachine.rpc import Server
     from bigmachine.session.session import Session
     from bigmachine.system import System
@@ -35,22 +36,22 @@ def start(system: System | str | None = None, *, name: str = "") -> Session:
     Raises: ProvisionError if there is no such system, or it cannot work here.
     """
     init()
-    from bigmachine.session.session import Session
-    from bigmachine.system import System
+    from bigmachine import config
+    from bigmachine.system import System, create
 
     if system is None or isinstance(system, str):
-        system = _configured(system)
-    elif not isinstance(system, System):
+        settings = config.load(system)
+        return open_session(create(settings.system, settings.options), name, settings)
+    if not isinstance(system, System):
         raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
-    return Session.open(system, name)
+    return open_session(system, name, config.load())
 
 
-def _configured(name: str | None) -> System:
-    from bigmachine import config
-    from bigmachine.system import create
+def open_session(system: System, name: str, settings: Settings) -> Session:
+    """Begin a driver's session with what was configured."""
+    from bigmachine.session.session import Session
 
-    settings = config.load(name)
-    return create(settings.system, settings.options)
+    return Session.open(system, name, limit=settings.limit, threads=settings.threads)
 
 
 def _machine_session(machine: program.Boot, server: Server) -> Session:

@@ -13,7 +13,7 @@ from bigmachine.agent import LaunchSpec
 from bigmachine.errors import InvalidCall
 from bigmachine.image import Entry, Image, search_path
 from bigmachine.machine import Address
-from bigmachine.rpc import Codec
+from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec
 from bigmachine.session import services as _services
 from bigmachine.trust import Identity
 
@@ -28,6 +28,8 @@ class Order:
     entry: Entry
     interpreter: Sequence[str]
     sys_path: Sequence[str]
+    limit: int = DEFAULT_LIMIT
+    threads: int = DEFAULT_THREADS
 
     @classmethod
     def take(
@@ -76,6 +78,8 @@ class Order:
             maxprocs=maxprocs,
             interactive=self.entry.by_value,
             interpreter=list(self.interpreter),
+            limit=self.limit,
+            threads=self.threads,
         )
 
 

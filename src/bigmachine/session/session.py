@@ -12,13 +12,14 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped, ProvisionError
 from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
-from bigmachine.rpc import Codec, Reactor
+from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
 from bigmachine.session.console import Console
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
@@ -50,6 +51,7 @@ class Session:
         entry: Entry | None = None,
         inside: MakeDialer | None = None,
         keepalive: Keepalive | None = None,
+        threads: int = DEFAULT_THREADS,
     ) -> None:
         self._id = session_id
         self._reactor = reactor
@@ -60,6 +62,7 @@ class Session:
         self._entry = entry
         self._links = Links(reactor, identity, codec.limit, inside)
         self._keepalive = keepalive or Keepalive()
+        self._threads = threads
         self._console = Console()
         self._numbers = itertools.count(1)
         # Reentrant: a signal's handler may interrupt the main thread anywhere, and shut the session down.
@@ -74,8 +77,12 @@ class Session:
         self.name = name
 
     @classmethod
-    def open(cls, system: System, name: str = "") -> Session:
+    def open(
+        cls, system: System, name: str = "", *, limit: int = DEFAULT_LIMIT, threads: int = DEFAULT_THREADS
+    ) -> Session:
         """Begin a driver's session on a system.
+
+        `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine.
 
         Raises: ProvisionError if the system cannot work here.
         """
@@ -91,8 +98,9 @@ class Session:
                 session_id,
                 Reactor.in_thread(),
                 identity,
-                Codec(by_value=entry.by_value),
+                Codec(by_value=entry.by_value, limit=limit),
                 name=name,
+                threads=threads,
                 system=system,
                 authority=authority,
                 entry=entry,
@@ -152,6 +160,7 @@ class Session:
         count = checked_count(n)
         self._check_open()
         order = Order.take(services, environ, args, image, entry)
+        order = replace(order, limit=self._codec.limit, threads=self._threads)
         places = list(system.launch(count, Ticket(self._id, self.name, authority.issue, self._reactor, self._guest)))
         if not places:
             raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")

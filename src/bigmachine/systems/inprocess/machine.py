@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bigmachine.agent import LaunchSpec
 from bigmachine.errors import AuthenticationError, Cause, NetworkError
-from bigmachine.rpc import Reactor, Server, ServiceTable
+from bigmachine.rpc import Codec, Reactor, Server, ServiceTable
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.registrar import Registrar
@@ -45,7 +45,14 @@ class InprocessMachine:
         self._reactor = ticket.reactor
         self._lease: asyncio.TimerHandle | None = None
         self._guest = ticket.guest(spec.machine_id, inside)
-        self.server = Server(self._services, session=self._guest, authorize=_authorize, reactor=ticket.reactor)
+        self.server = Server(
+            self._services,
+            session=self._guest,
+            authorize=_authorize,
+            codec=Codec(machine=spec.name, limit=spec.limit),
+            reactor=ticket.reactor,
+            threads=spec.threads,
+        )
         self._services.register(
             "Supervisor", _ProgramSupervisor(self._services, self._guest, self._in_thread, self._fail)
         )
