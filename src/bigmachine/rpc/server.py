@@ -80,11 +80,13 @@ class Server:
         """
         method = self.method(peer, name)
         run = AwaitedRun(self, peer, method, args, kwargs, timeout)
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with limit:
                 return await run.outcome()
         except TimeoutError:
-            if run.remaining() != 0.0:
+            # Not `run.remaining()`: an event loop's timer may go off up to a millisecond early.
+            if not limit.expired():
                 raise  # the method's own
             raise DeadlineExceeded(f"{method.name} had no outcome within {timeout:g} s") from None
         finally:
