@@ -32,28 +32,26 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
 
     with floors.Floor() as floor, peers.Peers(options.peers) as others:
         taken = measure.take_turns(
-            options.pick(4, 20),
+            options.pick(3, 15),
             floor_up=lambda: [floor.up(SIZE)],
             floor_down=lambda: [floor.down(SIZE)],
             array_up=lambda: measure.timed(lambda: machine.call(Target.take, array)),
             array_down=lambda: measure.timed(lambda: machine.call(Target.give, SIZE)),
             bytes_up=lambda: measure.timed(lambda: machine.call(Target.drain, io.BytesIO(data))),
             bytes_down=lambda: measure.timed(pour),
+            **others.subjects(lambda peer: measure.timed(lambda: peer.up(data)), "up"),
+            **others.subjects(lambda peer: measure.timed(lambda: peer.down(SIZE)), "down"),
         )
-        turns = options.pick(1, 3)
-        up = others.measure(turns, lambda peer: measure.timed(lambda: peer.up(data)))
-        down = others.measure(turns, lambda peer: measure.timed(lambda: peer.down(SIZE)))
     stats = {name: stat.per(SIZE) for name, stat in taken.items()}
 
-    def row(name: str, key: str, others: dict[str, Stat | str] | None = None) -> Row:
+    def row(name: str, key: str, beside: dict[str, Stat | str] | None = None) -> Row:
         floor = stats["floor_up" if key.endswith("up") else "floor_down"]
         goals = (Goal("ratio", 0.85, at_least=True), Goal(peers.GO))
-        beside = {name: stat if isinstance(stat, str) else stat.per(SIZE) for name, stat in (others or {}).items()}
-        return Row(name, "B/s", stats[key], floors.BULK, floor, goals, beside)
+        return Row(name, "B/s", stats[key], floors.BULK, floor, goals, beside or {})
 
     return [
-        row("array up", "array_up", up),
-        row("array down", "array_down", down),
+        row("array up", "array_up", others.beside(stats, "up")),
+        row("array down", "array_down", others.beside(stats, "down")),
         row("bytes up", "bytes_up"),
         row("bytes down", "bytes_down"),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import measure
@@ -45,27 +45,23 @@ class Rpyc:
 
         self._child = tls.Child("peers.py")
         self._connection = connect_stream(SocketStream(self._child.socket), config=_CONFIG)
-        self._root = self._connection.root
+        root = self._connection.root
+        # Bound once: each look-up of a method would be a round trip of its own.
+        self._echo, self.up, self.down = root.echo, root.take, root.give
 
     def echo(self) -> object:
-        return self._root.echo(1)
+        return self._echo(1)
 
     def in_flight(self, callers: int, total: int) -> float:
         """Send a batch, wait for all of it, again: it has no event loop to keep calls in flight with."""
         import rpyc
 
-        echo = rpyc.async_(self._root.echo)
+        echo = rpyc.async_(self._echo)
         begin = time.perf_counter()
         for _ in range(total // callers):
             for result in [echo(1) for _ in range(callers)]:
                 result.wait()
         return total // callers * callers / (time.perf_counter() - begin)
-
-    def up(self, data: bytes) -> object:
-        return self._root.take(data)
-
-    def down(self, size: int) -> object:
-        return self._root.give(size)
 
     def close(self) -> None:
         self._connection.close()
@@ -149,10 +145,13 @@ class Peers:
             except ImportError as exc:
                 self.missing[name] = f"not installed ({exc.name})"
 
-    def measure(self, rounds: int, subject: Callable[[Peer], Any]) -> dict[str, Stat | str]:
-        """Measure the same work with each of them, in turns."""
-        steps = {name: (lambda peer=peer: subject(peer)) for name, peer in self.there.items()}
-        return {**measure.take_turns(rounds, **steps), **self.missing}
+    def subjects(self, work: Callable[[Peer], Sequence[float]], what: str = "") -> dict[str, Callable[[], Any]]:
+        """Give the same work with each of them, for `take_turns`; `what` tells several kinds of work apart."""
+        return {name + what: (lambda peer=peer: work(peer)) for name, peer in self.there.items()}
+
+    def beside(self, stats: dict[str, Stat], what: str = "") -> dict[str, Stat | str]:
+        """Pick what came out for each of them."""
+        return {name: stats[name + what] for name in self.there} | self.missing
 
     def __enter__(self) -> Self:
         return self

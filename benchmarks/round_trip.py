@@ -35,9 +35,9 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
             await_async=lambda: awaits(Target.echo_async),
             await_plain=lambda: awaits(Target.echo),
             machine=lambda: here.call(Target.time_calls, there, n),
+            **others.subjects(lambda peer: measure.timed(peer.echo, n)),
         )
-        beside = others.measure(options.pick(2, 4), lambda peer: measure.timed(peer.echo, n))
-    return rows(stats, beside)
+    return rows(stats, others.beside(stats))
 
 
 def rows(stats: dict[str, Stat], beside: dict[str, Stat | str]) -> list[Row]:
