@@ -140,3 +140,14 @@ def test_a_program_under_another_launcher_keeps_its_own_arguments(run_program: R
         "launch.py", "import runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     assert seen_in(run_program(launcher, path, "--fast").out)["argv"] == [str(path), "--fast"]
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]], ids=str)
+def test_a_program_that_closed_its_standard_streams_runs(
+    run_program: RunProgram, write: WriteProgram, tmp_path: Path, closed: list[int]
+) -> None:
+    # As a daemon does, or a shell by <&- and >&-.
+    closing = f"import os\nif 'BIGMACHINE_MODE' not in os.environ:\n    for fd in {closed}: os.close(fd)\n"
+    writing = PROGRAM.replace("print(json.dumps(seen))", "open('seen', 'w').write(json.dumps(seen))")
+    run_program(write("app.py", closing + writing), status=None)
+    assert seen_in((tmp_path / "seen").read_text())["main"] == "__main__"

@@ -49,8 +49,10 @@ def start(system: System | str | None = None, *, name: str = "") -> Session:
 
 def open_session(system: System, name: str, settings: Settings) -> Session:
     """Begin a driver's session with what was configured."""
+    from bigmachine.session.descriptors import occupy_standard_descriptors
     from bigmachine.session.session import Session
 
+    occupy_standard_descriptors()
     return Session.open(system, name, limit=settings.limit, threads=settings.threads)
 
 
