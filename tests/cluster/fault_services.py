@@ -57,6 +57,15 @@ class Target:
         time.sleep(seconds)
         return "rested"
 
+    def hold_the_interpreter(self, seconds: float) -> None:
+        """Let no other thread of the process run, without using the processor: as an extension may."""
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+    def chatter(self) -> None:
+        """Write without end."""
+        while True:
+            print("x" * 200)
+
     def count(self) -> Iterator[int]:
         number = 0
         while True:
