@@ -8,7 +8,7 @@ arrive, sent by the owner, before the machine is up.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import time
 
 from bigmachine.agent import MachineInfo
@@ -18,7 +18,6 @@ from bigmachine.machine.life import State
 from bigmachine.rpc import Link, PeerGone
 from bigmachine.system import Keepalive
 
-_log = logging.getLogger("bigmachine")
 _VERDICT = 1.0
 _PAUSE = 0.5
 _PAUSE_OF_YOUTH = 0.02
@@ -150,7 +149,8 @@ class Pinger:
 
     def cancel(self) -> None:
         """Stop following; from any thread."""
-        self._program.reactor.post(self._cancelled)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
+            self._program.reactor.post(self._cancelled)
 
     def _cancelled(self) -> None:
         assert self.machine.error is not None

@@ -76,6 +76,7 @@ class Owner:
         self._keepalive = keepalive
         self._listener = listener
         self._tasks: list[asyncio.Task[object]] = []
+        self._has_begun = False
         self._has_launched = asyncio.Event()  # or failed to
         self._has_ended = asyncio.Event()
         self._init_error: BaseException | None = None
@@ -89,6 +90,7 @@ class Owner:
     def _begin(self) -> None:
         if self.machine.state is State.STOPPED:
             return
+        self._has_begun = True
         self._host.admit(self._spec.machine_id, self)
         self._tasks.append(self._program.reactor.spawn(self._boot(), f"boot {self.machine.name}"))
 
@@ -230,7 +232,10 @@ class Owner:
 
     def cancel(self) -> None:
         """Clean up after the handle was stopped; from any thread."""
-        self._program.reactor.post(self._cancelled)
+        try:
+            self._program.reactor.post(self._cancelled)
+        except RuntimeError:
+            self._listener.stopped(self.machine)  # the loop has ended, and the agent with it
 
     def _cancelled(self) -> None:
         self._finish()
@@ -244,7 +249,7 @@ class Owner:
 
     async def end(self, end: float) -> None:
         """End the machine by the instant `end` of `time.monotonic`; on the reactor's thread."""
-        if self.machine.state is State.UNSTARTED:
+        if not self._has_begun:
             self._end(MachineStopped(self._certificate(Cause.SHUTDOWN, "it was shut down before it was started")))
         if self.machine.state is State.STOPPED:
             return

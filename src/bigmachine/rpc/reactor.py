@@ -77,6 +77,7 @@ class Reactor:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
             self._work_off()  # what came in the meantime: whoever posted it may be waiting
+            self.thread_id = 0  # the number of a thread that has ended is soon another one's
 
     def _cancel_tasks(self) -> None:
         tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]

@@ -65,14 +65,15 @@ class Session:
         self._threads = threads
         self._console = Console()
         self._numbers = itertools.count(1)
-        # Reentrant: a signal's handler may interrupt the main thread anywhere, and shut the session down.
-        self._lock = threading.RLock()
+        # No lock around these: a signal's handler may interrupt the main thread anywhere and shut the session down, and
+        # so wait for the event loop, which would wait for that lock. Each is changed by single operations.
         self._owned: dict[str, Machine] = {}  # by machine id
         self._dialled: dict[str, Machine] = {}
         self._hosts: dict[str, Host] = {}
         self._places: dict[Machine, Launched] = {}
         self._pid = os.getpid()
-        self._ender: int | None = None  # the thread that shuts it down
+        self._closing = threading.Lock()  # taken once, by whoever shuts it down first
+        self._closer = 0  # the thread that did
         self._has_ended = threading.Event()
         self.name = name
 
@@ -133,8 +134,8 @@ class Session:
 
     def machines(self) -> list[Machine]:
         """Return the machines that it has now, started and dialled; stopped ones are not among them."""
-        with self._lock:
-            return [m for m in (*self._owned.values(), *self._dialled.values()) if m.state is not State.STOPPED]
+        known = [*self._owned.values(), *self._dialled.values()]
+        return [machine for machine in known if machine.state is not State.STOPPED]
 
     # machines
 
@@ -167,15 +168,18 @@ class Session:
         owners: list[Owner] = []
         try:
             for place in places:
-                owners.append(self._place(system, authority, place, order))  # noqa: PERF401 (those made must be known)
+                owners.append(self._place(system, authority, place, order))
+                self._reactor.post(self._console.begin, owners[-1].machine.name)
             for owner in owners:
                 owner.begin()
-            self._check_open()
-        except BaseException:
+            self._check_open()  # a shutdown in the meantime has seen the machines, or is seen here
+        except BaseException as exc:
             for owner in owners:
                 owner.machine.cancel()
             for place in places[len(owners) :]:
                 self._release(place)
+            if isinstance(exc, RuntimeError):
+                self._check_open()  # the event loop has ended
             raise
         return [owner.machine for owner in owners]
 
@@ -193,18 +197,14 @@ class Session:
         owner = Owner(machine, host, program, spec, order.services, system.keepalive, self)
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
-        with self._lock:
-            self._check_open()
-            self._owned[address.machine_id] = machine
-            self._places[machine] = place
-        self._reactor.post(self._console.begin, machine.name)
+        self._places[machine] = place  # first, or a shutdown in between would not release it
+        self._owned[address.machine_id] = machine
         return owner
 
     def _host(self, agent: Address) -> Host:
-        with self._lock:
-            host = self._hosts.get(agent.agent_id)
-            if host is None:
-                host = self._hosts[agent.agent_id] = Host(agent.agent_id, self._links.to_agent(agent))
+        host = self._hosts.get(agent.agent_id)
+        if host is None:
+            host = self._hosts.setdefault(agent.agent_id, Host(agent.agent_id, self._links.to_agent(agent)))
         return host
 
     def dial(self, address: str) -> Machine:
@@ -219,23 +219,29 @@ class Session:
     def _receive(self, text: str, hostname: str, maxprocs: int, is_young: bool) -> Machine:
         address = Address.parse(text)
         ident = address.machine_id
-        with self._lock:
+        while True:
             known = self._owned.get(ident) or self._dialled.get(ident)
             if known is not None and known.state is not State.STOPPED:
                 return known
             self._check_open()
-            agent = self._links.to_agent(address.agent)
-            program = self._links.to_program(address, by_value=self._codec.by_value)
-            machine = Machine(
-                address, self._id, program=program, agent=agent, hostname=hostname or address.host, maxprocs=maxprocs
-            )
-            clocks = self._keepalive if self._system is None else self._system.keepalive
-            pinger = Pinger(machine, program, agent, clocks, is_young=is_young)
-            program.judge_with(pinger.verdict)
-            machine.watch(self._follow)
-            self._dialled[ident] = machine
-        pinger.begin()
-        return machine
+            if self._dialled.get(ident) is known:
+                self._dialled.pop(ident, None)
+            pinger = self._pinger(address, hostname, maxprocs, is_young)
+            if self._dialled.setdefault(ident, pinger.machine) is pinger.machine:  # else another thread was faster
+                pinger.begin()
+                return pinger.machine
+
+    def _pinger(self, address: Address, hostname: str, maxprocs: int, is_young: bool) -> Pinger:
+        agent = self._links.to_agent(address.agent)
+        program = self._links.to_program(address, by_value=self._codec.by_value)
+        machine = Machine(
+            address, self._id, program=program, agent=agent, hostname=hostname or address.host, maxprocs=maxprocs
+        )
+        clocks = self._keepalive if self._system is None else self._system.keepalive
+        pinger = Pinger(machine, program, agent, clocks, is_young=is_young)
+        program.judge_with(pinger.verdict)
+        machine.watch(self._follow)
+        return pinger
 
     def _guest(self, machine_id: str, inside: MakeDialer) -> Session:
         """Make the session of a machine inside this process."""
@@ -260,10 +266,8 @@ class Session:
     def _follow(self, machine: Machine) -> None:
         if machine.state is State.RUNNING and machine.owned:
             self._reactor.post(self._console.up, machine.name)
-        elif machine.state is State.STOPPED and not machine.owned:
-            with self._lock:
-                if self._dialled.get(machine.machine_id) is machine:
-                    del self._dialled[machine.machine_id]
+        elif machine.state is State.STOPPED and self._dialled.get(machine.machine_id) is machine:
+            self._dialled.pop(machine.machine_id, None)
 
     def phase(self, machine: Machine, phase: Phase) -> None:
         """A starting machine has got further."""
@@ -276,9 +280,8 @@ class Session:
         cause = error.certificate.cause if isinstance(error, MachineStopped) else ""
         is_wanted = cause in (Cause.SHUTDOWN, Cause.CANCELLED)
         self._console.end(machine.name, has_failed=not is_wanted)
-        with self._lock:
-            self._owned.pop(machine.machine_id, None)
-            place = self._places.pop(machine, None)
+        self._owned.pop(machine.machine_id, None)
+        place = self._places.pop(machine, None)
         level = logging.DEBUG if is_wanted else logging.WARNING
         _log.log(level, "%s: machine stopped with error %s", machine.address, error)
         if place is not None:
@@ -309,7 +312,7 @@ class Session:
     # the end
 
     def _check_open(self) -> None:
-        if self._ender is not None:
+        if self._closing.locked():
             raise BigmachineError(f"the session {self.name or self._id} was shut down; start a new one")
 
     def shutdown(self, timeout: float = 20.0) -> None:
@@ -322,16 +325,13 @@ class Session:
             return  # a fork of the driver that ends, as by atexit: the machines are not its own
         if self._reactor.is_here:
             raise BigmachineError("Session.shutdown() waits: call it from another thread than the event loop's")
-        with self._lock:
-            is_first, me = self._ender is None, threading.get_ident()
-            if is_first:
-                self._ender = me
-        if is_first:
+        if self._closing.acquire(blocking=False):
+            self._closer = threading.get_ident()
             try:
                 self._shut_down(time.monotonic() + timeout)
             finally:
                 self._has_ended.set()
-        elif self._ender != me:  # otherwise a signal's handler interrupted it, and waiting would wait for itself
+        elif self._closer != threading.get_ident():  # otherwise a signal's handler waited for what it interrupted
             self._has_ended.wait(timeout + _LEAST)
 
     def _shut_down(self, end: float) -> None:
@@ -346,8 +346,7 @@ class Session:
                 self._reactor.stop()
 
     async def _end_machines(self, end: float) -> None:
-        with self._lock:
-            owned = list(self._owned.values())
+        owned = list(self._owned.values())
         keepers = [cast(Owner, machine._keeper) for machine in owned]
         results = await asyncio.gather(*(keeper.end(end) for keeper in keepers), return_exceptions=True)
         for machine, result in zip(owned, results, strict=True):
@@ -356,15 +355,13 @@ class Session:
         gone = self.leave()
         for machine in owned:
             machine.stop(gone)
-        for host in self._hosts.values():
+        for host in list(self._hosts.values()):
             host.close(gone)
 
     def leave(self) -> MachineStopped:
         """Let go of what was dialled; on the event loop. Returns what that means for the handles."""
         gone = MachineStopped(DeathCertificate(Cause.SHUTDOWN, detail="the session was shut down", stopped=time.time()))
-        with self._lock:
-            dialled = list(self._dialled.values())
-        for machine in dialled:
+        for machine in list(self._dialled.values()):
             machine.stop(gone)
             cast(Pinger, machine._keeper).close(gone)
         return gone
