@@ -168,8 +168,11 @@ def _check(source: Source, option: Option, value: object) -> object:
     if option.kind is Kind.LIST and isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(part, str) and part for part in value):
             return list(value)
-    elif (option.kind is Kind.SWITCH and isinstance(value, bool)) or (option.kind is Kind.NUMBER and type(value) is int and value > 0):
+    elif option.kind is Kind.SWITCH and isinstance(value, bool):
         return value
+    elif option.kind is Kind.NUMBER and type(value) is int:
+        if value > 0:
+            return value
     elif option.kind in {Kind.TEXT, Kind.PATH} and isinstance(value, str) and value:
         return _located(source.folder, value) if option.kind is Kind.PATH else value
     raise ConfigError(f"{source.place}: {option.key} = {value!r} is not allowed: it must be {option.kind.value}")
