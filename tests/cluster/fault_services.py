@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import os
 import signal
@@ -32,6 +33,10 @@ class Target:
         await event.wait()
         return name
 
+    async def is_held(self, name: str) -> bool:
+        """Tell whether a call of `hold` with this name has arrived."""
+        return name in self.held
+
     async def release(self, name: str) -> None:
         self.held.setdefault(name, asyncio.Event()).set()
 
@@ -60,6 +65,22 @@ class Target:
     def hold_the_interpreter(self, seconds: float) -> None:
         """Let no other thread of the process run, without using the processor: as an extension may."""
         ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+    async def block(self, seconds: float) -> None:
+        """Let the event loop stand still, as a beginner may."""
+        time.sleep(seconds)  # noqa: ASYNC251 (that is it)
+
+    def cling(self, seconds: float) -> None:
+        """Take so long to exit."""
+        atexit.register(time.sleep, seconds)
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            print(line)
+
+    def ask(self, other: bigmachine.Machine, method: str, *args: object) -> object:
+        """Call another machine, and wait for it."""
+        return other.call(method, *args)
 
     def chatter(self) -> None:
         """Write without end."""
