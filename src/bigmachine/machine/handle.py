@@ -25,7 +25,7 @@ from bigmachine.machine.life import Life, Phase, State
 from bigmachine.machine.proxy import make_proxy
 from bigmachine.machine.retry import retry
 from bigmachine.machine.routes import Address
-from bigmachine.rpc import Call, Link, Stream, name_of
+from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
@@ -323,6 +323,10 @@ class Machine:
         """Note an answered keepalive."""
         self._replies.appendleft(took)
         self._lease_end = time.monotonic() + lease
+
+    def tamper_with(self, tamper: Tamper | None) -> None:
+        """Have `tamper` see each call of a service before it is sent (see `bigmachine.testing`)."""
+        self._program.tamper_with(tamper)
 
     def _refuse_on_loop(self, what: str) -> None:
         if self._program.reactor.is_here:

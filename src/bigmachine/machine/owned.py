@@ -39,6 +39,8 @@ _VERDICT = 1.0
 _GRACE = 5.0
 #: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
 _LAUNCH = 60.0
+#: What the driver may find out before the agent does: that is told to end the machine.
+_NOT_BY_THE_AGENT = (Cause.KEEPALIVE_LOST, Cause.LEASE_EXPIRED, Cause.BOOT_FAILED, Cause.INIT_FAILED)
 #: So often a connection may break, or a program not answer one, while its services are installed.
 _ATTEMPTS = 3
 
@@ -99,7 +101,10 @@ class Owner:
     async def _boot(self) -> None:
         try:
             await self._launch()
-            self._tasks.append(self._program.reactor.spawn(self._keep_alive(), f"keepalive {self.machine.name}"))
+            spawn = self._program.reactor.spawn
+            self._tasks.append(spawn(self._keep_alive(), f"keepalive {self.machine.name}"))
+            if self._keepalive.max_life is not None:
+                self._tasks.append(spawn(self._age(self._keepalive.max_life), f"age of {self.machine.name}"))
             left = len(self._services)
             for name, service in self._services.items():
                 left -= 1
@@ -181,6 +186,10 @@ class Owner:
                 self.machine.kept_alive(answered - sent, clocks.lease)
                 await asyncio.sleep(clocks.interval)
 
+    async def _age(self, limit: float) -> None:
+        await asyncio.sleep(limit)
+        self._end(MachineStopped(self._certificate(Cause.LEASE_EXPIRED, f"it reached its maximum life, {limit:g} s")))
+
     # what the agent says
 
     def wrote(self, stream: str, data: bytes) -> None:
@@ -216,7 +225,7 @@ class Owner:
             return
         self._finish()
         self._listener.stopped(self.machine)
-        if error.certificate.cause in (Cause.KEEPALIVE_LOST, Cause.BOOT_FAILED, Cause.INIT_FAILED):
+        if error.certificate.cause in _NOT_BY_THE_AGENT:
             self._tell_agent(0.0)
 
     def _finish(self) -> None:

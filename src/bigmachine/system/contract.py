@@ -24,7 +24,8 @@ class Keepalive:
     `interval`: how often the driver renews the lease. `timeout`: without an answer for so long the machine counts as
     lost. `lease`: without a renewal for so long the machine ends itself. `hang`: a process that neither answers nor
     runs for so long is hung. `first_contact`: an agent that nobody calls for so long after its start ends its host.
-    `max_life`: the machine ends after so long in any case (None: never).
+    `max_life`: the driver ends a machine that is so old (None: never); a System whose machines cost money sees to it
+    by itself, too, where it works without the driver.
     """
 
     interval: float = 5.0
@@ -35,9 +36,10 @@ class Keepalive:
     max_life: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("interval", "timeout", "lease", "hang", "first_contact"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Keepalive({name}={getattr(self, name)!r}): it has to be above 0 seconds")
+        for name in ("interval", "timeout", "lease", "hang", "first_contact", "max_life"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Keepalive({name}={value!r}): it has to be above 0 seconds")
         if self.interval >= self.lease:
             raise ValueError(
                 f"Keepalive(interval={self.interval}, lease={self.lease}): a lease has to outlast the interval "

@@ -228,6 +228,18 @@ def test_a_machine_whose_driver_falls_silent_ends_itself() -> None:
         assert "0.1 s" in reason.certificate.detail
 
 
+def test_a_machine_ends_when_it_is_too_old_however_well_it_is_kept() -> None:
+    odd = OddSystem(Keepalive(interval=0.02, timeout=5.0, lease=5.0, max_life=0.1))
+    with inside(odd) as (_, session):
+        begin = time.monotonic()
+        (machine,) = session.start(services=[Echo()])
+        assert machine.wait(State.RUNNING, 10) is State.RUNNING
+        reason = stopped(machine)
+        assert time.monotonic() - begin >= 0.1
+        assert "it reached its maximum life, 0.1 s" in reason.certificate.detail
+        eventually(lambda: not odd.machines(), "its agent is not told")
+
+
 def test_a_lost_agent_means_lost_machines(odd: OddSystem, session: Session) -> None:
     first, second = session.start(2, services=[Echo()])
     first.wait(State.RUNNING, 10)

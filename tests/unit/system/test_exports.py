@@ -1,0 +1,20 @@
+"""The room's face."""
+
+from __future__ import annotations
+
+import bigmachine.system
+
+
+def test_the_public_names_are_these() -> None:
+    assert bigmachine.system.__all__ == [
+        "Guest",
+        "Keepalive",
+        "Launched",
+        "MakeDialer",
+        "System",
+        "Ticket",
+        "create",
+        "names",
+        "register_system",
+    ]
+    assert all(hasattr(bigmachine.system, name) for name in bigmachine.system.__all__)
