@@ -129,3 +129,20 @@ def test_driver_start_inside_a_function_called_by_an_imported_module(
     path = write("app.py", "import library\nlibrary.main()\n")
     seen = seen_in(run_program(path).out)
     assert (seen["file"], seen["module"]) == (str(path), "library")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "async def run(): main()\nimport asyncio; asyncio.run(run())",
+        "async def run(): main()\nimport uvloop; uvloop.run(run())",
+        "import threading; thread = threading.Thread(target=main); thread.start(); thread.join()",
+        "import concurrent.futures as futures\nwith futures.ThreadPoolExecutor() as pool: pool.submit(main).result()",
+    ],
+    ids=["in a coroutine", "in a coroutine of uvloop", "in a thread", "in a pool"],
+)
+def test_start_is_called(run_program: RunProgram, write: WriteProgram, run: str) -> None:
+    if "uvloop" in run:
+        pytest.importorskip("uvloop")
+    path = write("app.py", f"{SERVICE}\n{FUNCTION}\n{run}\n")
+    assert seen_in(run_program(path).out)["file"] == str(path)

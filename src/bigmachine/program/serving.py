@@ -1,6 +1,8 @@
 """Serve: what the program's main becomes when it reaches `bigmachine.start()` in a machine's process.
 
-The event loop runs in the main thread, under the user's own call of `start`, and never returns. The agent passes
+The event loop runs in the thread that called `start`, under the user's own call, and never returns. Where `start` is
+called in a coroutine, as in `asyncio.run(main())`, that thread has a running loop already, which cannot run another
+one inside: then the machine's loop runs in a thread of its own, and the program's stands still. The agent passes
 accepted connections on the control socket; each gets its TLS handshake here, with the machine's own key. The end of
 the control socket is the end of the agent, and so of this process.
 """
@@ -12,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from bigmachine.agent.loop_channel import LoopChannel
@@ -52,6 +55,24 @@ def serve(make_session: SessionFactory) -> NoReturn:
     # The main began where and with what it began in the driver; now it is as far as the driver.
     os.chdir(machine.spec.cwd)
     sys.argv[1:] = machine.spec.argv[1:]
+    if asyncio._get_running_loop() is not None:
+        threading.Thread(target=_serve_here, args=(machine, make_session), name="bigmachine-main", daemon=True).start()
+        _stand_still()
+    _serve_here(machine, make_session)
+
+
+def _stand_still() -> NoReturn:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `asyncio.run` would cancel a task of the program
+    try:
+        while True:
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        end_by(signal.SIGINT)
+
+
+def _serve_here(machine: Boot, make_session: SessionFactory) -> NoReturn:
+    """Run the event loop in this thread until the end of the process."""
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     serving = _Serving(machine, loop)
