@@ -46,7 +46,7 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
 
     def row(name: str, key: str, beside: dict[str, Stat | str] | None = None) -> Row:
         floor = stats["floor_up" if key.endswith("up") else "floor_down"]
-        goals = (Goal("ratio", 0.85, at_least=True), Goal(peers.GO))
+        goals = (Goal("ratio", 0.85, at_least=True),)
         return Row(name, "B/s", stats[key], floors.BULK, floor, goals, beside or {})
 
     return [

@@ -89,8 +89,8 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
 
     fast, first = Goal("median", 180_000, at_least=True), Goal("median", 60_000, at_least=True)
     return [
-        row("64 in flight, async", "async_64", first, fast, Goal(peers.GO), others=beside[64]),
-        row("1000 in flight, async", "async_1000", Goal(peers.GO), others=beside[1000]),
+        row("64 in flight, async", "async_64", first, fast, others=beside[64]),
+        row("1000 in flight, async", "async_1000", others=beside[1000]),
         row("64 in flight, async, plain method", "plain_64"),
         row("64 threads in sync calls", "threads_64", Goal("median", 90_000, at_least=True)),
         row("64 in flight, machine to machine", "machine_64", fast),
