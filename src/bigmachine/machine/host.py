@@ -22,6 +22,7 @@ _log = logging.getLogger("bigmachine")
 #: Acknowledge after so many bytes of events; and in any case when there is nothing more to read for a moment.
 _ACK_BYTES = 256 * 1024
 _ACK_PAUSE = 0.2
+_FIRST_PAUSE = 0.005
 _PAUSE = 0.5
 
 
@@ -62,7 +63,9 @@ class Host:
         self._tenants.pop(machine_id, None)
 
     async def _read(self) -> None:
+        failures = 0
         while not self._is_ending:
+            cursor = self._cursor
             try:
                 stream = await self.link.submit("Agent.events", (self._cursor,), {})
                 await self._follow(stream)
@@ -76,7 +79,9 @@ class Host:
                 if not exc.temporary:
                     self._lost(f"its agent gave up: {exc}")
                     return
-            await asyncio.sleep(_PAUSE if self._cursor else _PAUSE / 10)
+            failures = 0 if self._cursor > cursor else failures + 1
+            # Almost at once the first time: an agent that has died refuses, and who waits for its machines gets to know.
+            await asyncio.sleep(min(_PAUSE, _FIRST_PAUSE * 2**failures))
 
     async def _follow(self, stream: AsyncIterator[Event]) -> None:
         async for event in stream:
