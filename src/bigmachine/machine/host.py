@@ -80,7 +80,7 @@ class Host:
                     self._lost(f"its agent gave up: {exc}")
                     return
             failures = 0 if self._cursor > cursor else failures + 1
-            # Almost at once the first time: an agent that has died refuses, and who waits for its machines gets to know.
+            # Almost at once the first time: a dead agent refuses, and then who waits for its machines gets to know.
             await asyncio.sleep(min(_PAUSE, _FIRST_PAUSE * 2**failures))
 
     async def _follow(self, stream: AsyncIterator[Event]) -> None:
