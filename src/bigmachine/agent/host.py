@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.agent")
 
 #: What others than the driver may ask an agent.
-_OPEN_TO_ALL: Final = frozenset({"ping", "info", "mem_info", "disk_info", "load_info", "getpid"})
+_OPEN_TO_ALL: Final = frozenset({"ping", "survives", "info", "mem_info", "disk_info", "load_info", "getpid"})
 #: How long `end` waits for the driver to acknowledge the last events.
 _FAREWELL: Final = 2.0
 

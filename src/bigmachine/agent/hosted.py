@@ -155,6 +155,10 @@ class Hosted:
         self.kill(cause, detail)
         return await asyncio.shield(self._stopped)
 
+    async def ended(self, patience: float) -> None:
+        """Wait until it is gone and its certificate is written, but not longer than `patience` seconds."""
+        await asyncio.wait([self._stopped], timeout=patience)
+
     def kill(self, cause: Cause, detail: str = "", text: str = "") -> None:
         """Kill it now."""
         self._intend(Reason(cause, detail, text))

@@ -26,10 +26,16 @@ if TYPE_CHECKING:
 #: In the environment of a machine and of what it starts: the machine's id.
 MARK: Final = "BIGMACHINE_MACHINE"
 
+#: include/linux/sched.h: getting shut down.
+_PF_EXITING: Final = 0x4
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A line of /proc/PID/stat, as far as it matters here. `cpu` is in clock ticks, user and system."""
+    """A line of /proc/PID/stat, as far as it matters here.
+
+    `cpu` is in clock ticks, user and system. `is_ending`: it has begun to exit, and may have closed its files.
+    """
 
     pid: int
     state: str
@@ -37,6 +43,7 @@ class Process:
     group: int
     session: int
     cpu: int
+    is_ending: bool = False
 
 
 def parse_stat(text: str) -> Process:
@@ -56,6 +63,7 @@ def parse_stat(text: str) -> Process:
         group=int(fields[2]),
         session=int(fields[3]),
         cpu=int(fields[11]) + int(fields[12]),
+        is_ending=fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent import pyspy
+from bigmachine.agent.processes import look_at
 from bigmachine.errors import Cause, InvalidCall, MachineStopped
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _CROWDED: Final = 95.0
 #: Go's default, in seconds.
 _PROFILE: Final = 30.0
+#: A process that has begun to exit has closed its files, and is reported once its pipes are read: within half a second.
+_LAST_BREATH: Final = 2.0
 _PROFILES: Final = ("threads",)
 
 
@@ -70,6 +73,20 @@ class Supervisor:
         """Give `data` back."""
         self._pid()
         return data
+
+    async def survives(self) -> bool:
+        """Tell that the process lives; for one that is on its way out, its certificate is awaited.
+
+        What a driver asks when its connection to the program ended: did the program end, or only the connection?
+
+        Raises:
+            MachineStopped: if it is gone.
+        """
+        seen = look_at(self._pid())
+        if seen is None or seen.is_ending:
+            await self._machine.ended(_LAST_BREATH)
+        self._pid()
+        return True
 
     async def info(self) -> MachineInfo:
         """Tell what kind of machine this is."""

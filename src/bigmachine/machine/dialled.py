@@ -137,14 +137,16 @@ class Pinger:
         end = time.monotonic() + _VERDICT
         while self.machine.state is not State.STOPPED and (left := end - time.monotonic()) > 0:
             try:
-                await self._agent.submit(f"{self._supervisor}.ping", (), {}, left)
+                await self._agent.submit(f"{self._supervisor}.survives", (), {}, left)
             except BigmachineError as exc:
                 if (fate := self._fate(exc)) is not None:
                     self._stop(fate)
                     break
                 if self._may_come:
                     break
-            await asyncio.sleep(0.01)  # it may have died a moment ago, and its agent not know yet
+                await asyncio.sleep(0.01)
+            else:
+                break
         return self.machine.error or cause
 
     def cancel(self) -> None:

@@ -208,13 +208,19 @@ class Owner:
         self._end(named)
 
     async def verdict(self, cause: BigmachineError) -> BaseException:
-        """Say what a lost connection to the program means."""
-        if self.machine.state is not State.STOPPED:
-            try:
-                async with asyncio.timeout(_VERDICT):
-                    await self._has_ended.wait()
-            except TimeoutError:
-                return cause
+        """Say what a lost connection to the program means: the agent knows whether the program lives."""
+        try:
+            async with asyncio.timeout(_VERDICT):
+                if self.machine.state is not State.STOPPED:
+                    await self._host.link.submit(f"Supervisor@{self._spec.machine_id}.survives", (), {}, _VERDICT)
+                    return cause
+        except (BigmachineError, TimeoutError) as exc:
+            _log.debug("whether %s lives is told by its end, if it comes: %s", self.machine.name, exc)
+        try:
+            async with asyncio.timeout(_VERDICT):
+                await self._has_ended.wait()  # the events bring the certificate, after the last output
+        except TimeoutError:
+            return cause
         return self.machine.error or cause
 
     # its end

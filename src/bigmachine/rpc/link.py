@@ -78,6 +78,10 @@ class Dialer(Protocol):
 Verdict = Callable[[BigmachineError], Awaitable[BaseException]]
 
 
+#: Sees a call before it is sent; True if it has taken care of it.
+Tamper = Callable[["Link", Call[Any], Encoded], bool]
+
+
 class Link(Lanes):
     """Calls to one peer. `submit` and `close` may be called from any thread."""
 
@@ -116,6 +120,7 @@ class Link(Lanes):
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
         self._next_note = 0.0
+        self._tamper: Tamper | None = None
         #: Called on the loop when a connection is up, and when it is lost.
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[BigmachineError], None] | None = None
@@ -193,6 +198,7 @@ class Link(Lanes):
         """Make a link to the same peer on another event loop; this one's owner gives its verdicts, too."""
         link = Link(reactor, self._dialer, codec=self.codec, name=self.name)
         link.statistics = self.statistics
+        link.tamper_with(self._tamper)
         if self._verdict is not None:
             verdict = self._verdict
 
@@ -281,9 +287,24 @@ class Link(Lanes):
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _check_ready(self) -> None:
-        self.is_ready = self.main is not None and self._closed is None and not self._is_held
+        is_free = not self._is_held and self._tamper is None
+        self.is_ready = self.main is not None and self._closed is None and is_free
+
+    def tamper_with(self, tamper: Tamper | None) -> None:
+        """Have `tamper` see each call before it is sent (fault injection); None ends that. From any thread."""
+        self._tamper = tamper
+        self._check_ready()
+        for near in list(self._nears.values()):
+            if near.link is not None:
+                near.link.tamper_with(tamper)
 
     def _send(self, ident: int, encoded: Encoded) -> None:
+        if self._tamper is not None and self._tamper(self, self._pending[ident], encoded):
+            return
+        self.pass_on(ident, encoded)
+
+    def pass_on(self, ident: int, encoded: Encoded) -> None:
+        """Send a call as it is; on the loop's thread."""
         feeds = self._feeds.pop(ident, None) if self._feeds else None
         if self.bulk is None and (type(encoded) is not bytes or (feeds and any(f.kind == BYTES for f in feeds))):
             self._for_bulk.append((encoded, feeds))

@@ -111,7 +111,8 @@ class _AgentProcess:
             raise ProvisionError("sys.executable is empty: local machines need to know this program's interpreter")
         self.id = f"h{secrets.token_hex(3)}"
         self.port = 0
-        self._reading = threading.RLock()
+        self._is_reading = False
+        self._has_ended = False
         try:
             self._process = subprocess.Popen(
                 agent_command(_absolute(sys.path)),
@@ -148,21 +149,25 @@ class _AgentProcess:
     def _report(self) -> bytes:
         stdout = self._process.stdout
         assert stdout is not None
+        self._is_reading = True
+        try:
+            return self._read_line(stdout.fileno())
+        finally:
+            self._is_reading = False
+            if self._has_ended:
+                stdout.close()
+
+    def _read_line(self, fd: int) -> bytes:
         end = time.monotonic() + _REPORT_TIMEOUT
         report = b""
-        with self._reading:
-            while not report.endswith(b"\n"):
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise ProvisionError(
-                        f"the agent (process {self._process.pid}) did not come up within {_REPORT_TIMEOUT:.0f} s"
-                    )
-                try:
-                    if not select.select([stdout], [], [], left)[0]:
-                        continue
-                    piece = os.read(stdout.fileno(), 4096)
-                except ValueError as exc:  # a signal's handler in this thread has ended it, and closed the pipe
-                    raise self._died() from exc
+        while not report.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise ProvisionError(
+                    f"the agent (process {self._process.pid}) did not come up within {_REPORT_TIMEOUT:.0f} s"
+                )
+            if select.select([fd], [], [], left)[0]:
+                piece = os.read(fd, 4096)
                 if not piece:
                     raise self._died()
                 report += piece
@@ -192,7 +197,8 @@ class _AgentProcess:
             process.kill()
             process.wait(_LAST_WAIT)
         finally:
-            with self._reading:
+            self._has_ended = True
+            if not self._is_reading:  # else whoever reads closes it: its number must not be another file's meanwhile
                 process.stdout.close()
 
 

@@ -153,10 +153,10 @@ def test_an_init_survives_a_lost_connection_and_runs_once(
     monkeypatch.setattr(owned, "_VERDICT", 0.02)
     (machine,) = session.start(services=[Held(), Echo()])
     assert Held.begun.wait(10)
-    link = machine._program
-    assert link.main is not None
-    link.reactor.post(link.main.abort, NetworkError("the cable was pulled"))
-    eventually(lambda: link.main is None, "the connection is not broken")
+    link, broken = machine._program, machine._program.main
+    assert broken is not None
+    link.reactor.post(broken.abort, NetworkError("the cable was pulled"))
+    eventually(lambda: link.main is not broken, "the connection is not broken")
     Held.may_end.set()
     machine.wait(State.RUNNING, 10)
     assert len(Held.inits) == 1

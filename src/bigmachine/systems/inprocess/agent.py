@@ -17,7 +17,7 @@ from bigmachine.systems.inprocess.machine import InprocessMachine
 from bigmachine.trust import Peer, Role
 
 #: What others than the driver may ask, as at a real agent.
-_OPEN_TO_ALL = frozenset(("ping", "info", "mem_info", "disk_info", "load_info", "getpid"))
+_OPEN_TO_ALL = frozenset(("ping", "survives", "info", "mem_info", "disk_info", "load_info", "getpid"))
 
 
 class Home(Protocol):
@@ -57,6 +57,9 @@ class Supervisor:
 
     async def ping(self, data: object = None) -> object:
         return data
+
+    async def survives(self) -> bool:
+        return True
 
     async def info(self) -> MachineInfo:
         return MachineInfo(
@@ -128,7 +131,7 @@ class Gone:
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """It has ended already."""
 
-    info = keepalive = getpid = mem_info = disk_info = load_info = ping
+    survives = info = keepalive = getpid = mem_info = disk_info = load_info = ping
 
 
 def authorize(peer: Peer, method: str) -> None:

@@ -1,0 +1,138 @@
+"""Faults on purpose: calls that are lost, late, cut short or cut off, by seed and by method.
+
+The Go original has them in rpc/fault_injector.go, for the bodies of replies.
+
+    with inject_faults(machines, seed=7, cut=0.05, methods=["PI.sample"]) as injected:
+        ...
+    print(injected.faults)
+
+What happens to a call is decided by the seed and the order of the calls alone. Faults are made where calls leave this
+process, on real connections:
+
+- drop: the call is not sent, as if the network had swallowed it; only a deadline ends it
+- delay: the call is sent some time later
+- truncate: a part of the call is sent, then the connection is cut; the method does not run
+- cut: the call is sent, then the connection is cut; whether the method ran is not known (`NetworkError`)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigmachine.errors import InvalidCall, NetworkError
+from bigmachine.machine import Machine
+from bigmachine.rpc import Call, Link, name_of
+from bigmachine.rpc.codec import Encoded
+from bigmachine.rpc.names import shown
+
+
+class Fault(enum.Enum):
+    """What can happen to a call."""
+
+    DROP = "drop"
+    DELAY = "delay"
+    TRUNCATE = "truncate"
+    CUT = "cut"
+
+
+@dataclass
+class Injected:
+    """What was done, in order: the method, and what happened to the call. `calls` counts those that were looked at."""
+
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+    calls: int = 0
+
+
+class FaultInjector:
+    """Decides what happens to a call, and makes it happen; one for any number of machines."""
+
+    def __init__(
+        self, seed: int, rates: dict[Fault, float], delay: tuple[float, float], methods: frozenset[str] | None
+    ) -> None:
+        self._random = random.Random(seed)  # noqa: S311 (dice, to be thrown again the same way)
+        self._rates = rates
+        self._delay = delay
+        self._methods = methods
+        self.injected = Injected()
+
+    def decide(self, method: str) -> Fault | None:
+        """Decide by the dice; None: nothing happens."""
+        if self._methods is not None and method not in self._methods:
+            return None
+        self.injected.calls += 1
+        point = self._random.random()
+        for fault, rate in self._rates.items():
+            if point < rate:
+                return fault
+            point -= rate
+        return None
+
+    def __call__(self, link: Link, call: Call[Any], encoded: Encoded) -> bool:
+        """See a call before it is sent; True if it needs nothing more."""
+        method = shown(call.method)
+        fault = self.decide(method)
+        if fault is None:
+            return False
+        self.injected.faults.append((method, fault))
+        if fault is Fault.DELAY:
+            link.reactor.loop.call_later(self._random.uniform(*self._delay), _late, link, call, encoded)
+        elif fault is Fault.CUT:
+            link.pass_on(call.ident, encoded)
+            _cut(link)
+        elif fault is Fault.TRUNCATE:
+            whole = encoded if isinstance(encoded, bytes) else b"".join(encoded)
+            link.transmit(whole[: self._random.randrange(len(whole))], by_bulk=False)
+            _cut(link)
+        return True
+
+
+def _late(link: Link, call: Call[Any], encoded: Encoded) -> None:
+    if not call.done():
+        link.pass_on(call.ident, encoded)
+
+
+def _cut(link: Link) -> None:
+    if link.main is not None:
+        # What was written leaves first: the loop gets to it before the connection goes.
+        link.main.flush()
+        link.reactor.loop.call_soon(link.main.abort, NetworkError(f"a test cut the connection to {link.name}"))
+
+
+@contextlib.contextmanager
+def inject_faults(
+    machines: Machine | Iterable[Machine],
+    *,
+    seed: int,
+    drop: float = 0.0,
+    delay: float = 0.0,
+    truncate: float = 0.0,
+    cut: float = 0.0,
+    delay_seconds: tuple[float, float] = (0.001, 0.05),
+    methods: Iterable[str | Callable[..., object]] | None = None,
+) -> Iterator[Injected]:
+    """Let calls to `machines` meet faults inside the block.
+
+    `drop`, `delay`, `truncate` and `cut` are rates from 0 to 1; `delay_seconds` is from how long to how long. `methods` are the names or functions that are concerned; None means all calls of services.
+
+    Raises: InvalidCall if the rates are no rates, or add up to more than 1.
+    """
+    rates = {Fault.DROP: drop, Fault.DELAY: delay, Fault.TRUNCATE: truncate, Fault.CUT: cut}
+    if any(not 0 <= rate <= 1 for rate in rates.values()) or sum(rates.values()) > 1:
+        raise InvalidCall(
+            f"the rates {drop}, {delay}, {truncate}, {cut} have to be from 0 to 1, and at most 1 together"
+        )
+    names = None if methods is None else frozenset(shown(name_of(method)) for method in methods)
+    injector = FaultInjector(seed, rates, delay_seconds, names)
+    concerned = [machines] if isinstance(machines, Machine) else list(machines)
+    for machine in concerned:
+        machine.tamper_with(injector)
+    try:
+        yield injector.injected
+    finally:
+        for machine in concerned:
+            machine.tamper_with(None)
