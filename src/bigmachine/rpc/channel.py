@@ -100,7 +100,7 @@ class Channel(Lanes):
             return
         try:
             name, args, kwargs, timeout, key = pickle.loads(payload, buffers=buffers or ())
-        except Exception as exc:  # noqa: BLE001 (a user's constructor)
+        except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
             self._refuse(ident, _not_rebuilt(exc))
             return
         if flags & STREAMED:
@@ -116,7 +116,7 @@ class Channel(Lanes):
             return
         self.runs[ident] = run
         if method.gate is None or method.gate.enter(run):
-            self._start(run)
+            self.start(run)
 
     def _open(self, arg: object, name: str) -> object:
         return self.open_stream(arg.ident, arg.kind, f"to {name}") if type(arg) is StreamRef else arg
@@ -136,7 +136,8 @@ class Channel(Lanes):
             self.transmit(readdress(entry.outcome, run.ident))
         return False
 
-    def _start(self, run: FramedRun) -> None:
+    def start(self, run: FramedRun) -> None:
+        """Begin to run a method."""
         if run.method.is_async:
             self.begin(run, None)
         else:
@@ -147,7 +148,7 @@ class Channel(Lanes):
         # Not `spawn`: a run reports its own failures, and is kept by `runs` while anybody waits for it.
         run.task = self.reactor.loop.create_task(run.run_async(coroutine))
         if (left := run.remaining()) is not None:
-            run.timer = self.reactor.loop.call_later(left, run.cancel)
+            run.timer = self.reactor.loop.call_later(left, run.expire)
 
     def _cancel(self, ident: int) -> None:
         run = self.runs.pop(ident, None)
@@ -181,7 +182,8 @@ class Channel(Lanes):
         if run.cancelled() and kind_of(encoded) == ERROR:
             # It failed because it was given up, or its input broke off: not an outcome of its own.
             waiting = ledger.withdraw(run.entry)
-            encoded = self.codec.error(0, NetworkError(f"{run.method.name} broke off with its caller's connection"))
+            lost = NetworkError(f"{run.method.name} broke off: whoever called first gave it up, or was lost")
+            encoded = self.codec.error(0, lost, ours=True)
         else:
             waiting = ledger.settle(run.entry, encoded, size_of(encoded))
         for channel, ident in waiting:
@@ -194,9 +196,7 @@ class Channel(Lanes):
         statistics = self.server.statistics
         stats = statistics.methods.get(run.method.name) or statistics.of(run.method.name)
         stats.count(time.perf_counter() - run.began, failed, 0, size)
-        if run.method.gate is not None:
-            for following in run.method.gate.leave():
-                following.channel._start(following)
+        run.leave()
 
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
         """Begin to send a call's outcome item by item."""
@@ -230,11 +230,13 @@ class Channel(Lanes):
         for run in list(self.runs.values()):
             if run.entry is None:
                 self._abandon(run)
+            elif run.task is not None:
+                self.reactor.keep(run.task)
         self.runs.clear()
         self.end_streams(NetworkError(f"the connection of {self.peer.id} was lost"))
 
 
-def _not_rebuilt(exc: Exception) -> InvalidCall:
+def _not_rebuilt(exc: BaseException) -> InvalidCall:
     hint = "is the module on the machine, too?"
     if isinstance(exc, AttributeError):
         hint = "define classes and functions before the program reaches bigmachine.start() or driver.start()"

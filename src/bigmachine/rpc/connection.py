@@ -9,6 +9,7 @@ bulk still serves everything else in between; small frames that come while one i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -17,6 +18,7 @@ from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.wire import Buffer, Decoder, Frame, WireError
 
+_log = logging.getLogger("bigmachine.rpc")
 CHUNK = 256 * 1024
 _HIGH_WATER = 512 * 1024
 
@@ -73,6 +75,9 @@ class Connection(asyncio.BufferedProtocol):
                 self.receiver.frames(self, frames)
         except WireError as exc:
             self.abort(exc)
+        except Exception as exc:  # noqa: BLE001 (a frame that does not hold what its kind says: the connection's end)
+            _log.warning("a connection ends: one of its frames could not be understood", exc_info=exc)
+            self.abort(WireError(f"a frame could not be understood: {type(exc).__name__}: {exc}"))
         finally:
             if not outer:
                 reactor.uncork()

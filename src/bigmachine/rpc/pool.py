@@ -76,7 +76,8 @@ class ThreadPool:
 
     def _add(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
-        thread = threading.Thread(target=_work, args=(self._jobs, self._taken), name=name, daemon=True)
+        args = (self._jobs, self._taken, self._reactor.loop)
+        thread = threading.Thread(target=_work, args=args, name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -97,14 +98,17 @@ class ThreadPool:
             self._jobs.put(None)
 
 
-def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int]) -> None:
+def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int], loop: asyncio.AbstractEventLoop) -> None:
     get = jobs.get
     while (job := get()) is not None:
         taken[0] += 1
         try:
             job.run()
         except BaseException:  # noqa: BLE001 (a thread's edge: a job reports its own errors, so this is ours)
-            _log.exception("a job failed")
+            if loop.is_closed():
+                _log.debug("a job outlasted the event loop that it was for", exc_info=True)
+            else:
+                _log.exception("a job failed")
         # Not kept until the next job comes: it may hold a large argument.
         del job
 

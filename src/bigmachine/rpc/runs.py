@@ -57,6 +57,16 @@ class Run(CallInfo):
         if self.cancelled():
             raise DeadlineExceeded(f"{self.method.name} was not begun: its caller had stopped waiting")
 
+    def start(self) -> None:
+        """Begin: its service has room for it."""
+        raise NotImplementedError  # each way's own
+
+    def leave(self) -> None:
+        """Let the next one of its service begin."""
+        if self.method.gate is not None:
+            for following in self.method.gate.leave():
+                following.start()
+
     def blame(self, exc: BaseException) -> tuple[BaseException, bool]:
         """Tell the method's own exceptions from a call that did not fit; return it and whether it is ours."""
         if type(exc) is TypeError:
@@ -74,7 +84,7 @@ class Run(CallInfo):
 class AwaitedRun(Run):
     """A call for `Server.invoke`: its outcome is awaited on the loop."""
 
-    __slots__ = ("_future", "_server")
+    __slots__ = ("_future", "_server", "_turn")
 
     def __init__(
         self, server: Server, peer: Peer, method: Method, args: Any, kwargs: Any, timeout: float | None
@@ -82,16 +92,26 @@ class AwaitedRun(Run):
         super().__init__(server, peer, method, args, kwargs, timeout)
         self._server = server
         self._future: asyncio.Future[Any] = server.reactor.loop.create_future()
+        self._turn: asyncio.Future[None] | None = None
 
     async def outcome(self) -> Any:
-        """Run it and return what it returns."""
+        """Run it, when its service has room for it, and return what it returns."""
+        gate = self.method.gate
+        if gate is not None and not gate.enter(self):
+            self._turn = self._server.reactor.loop.create_future()
+            await self._turn
         if self.method.is_async:
             self.enter()
             try:
                 result = self.method.function(*self.args, **self.kwargs)
                 return await result if inspect.isawaitable(result) else result
             except TypeError as exc:
-                raise self.blame(exc)[0] from exc
+                blamed, is_ours = self.blame(exc)
+                if not is_ours:
+                    raise
+                raise blamed from exc
+            finally:
+                self.leave()
         self._server.pool.submit(self)
         result = await self._future
         return await result if inspect.iscoroutine(result) else result
@@ -107,20 +127,29 @@ class AwaitedRun(Run):
         else:
             self._server.reactor.post(self._finish, result)
 
+    def start(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+        else:
+            self.leave()  # it has given up waiting
+
     def _finish(self, result: object) -> None:
+        self.leave()
         if not self._future.done():
             self._future.set_result(result)
 
     def _fail(self, exc: BaseException) -> None:
+        self.leave()
         if not self._future.done():
-            ours = exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}")
-            self._future.set_exception(ours)
+            # Of StopIteration a future says that it "interacts badly with generators", and stays without an outcome.
+            is_fit = isinstance(exc, Exception) and not isinstance(exc, StopIteration)
+            self._future.set_exception(exc if is_fit else RuntimeError(f"{type(exc).__name__}: {exc}"))
 
 
 class FramedRun(Run):
     """A call that came in a frame."""
 
-    __slots__ = ("channel", "entry", "ident", "task", "timer")
+    __slots__ = ("_has_begun", "_is_late", "channel", "entry", "ident", "task", "timer")
 
     def __init__(
         self, channel: Channel, ident: int, method: Method, args: Any, kwargs: Any, timeout: float | None
@@ -132,31 +161,44 @@ class FramedRun(Run):
         self.entry: Entry[Waiting, Encoded] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self._has_begun = False
+        self._is_late = False
+
+    def start(self) -> None:
+        self.channel.start(self)
 
     def run(self) -> None:
         """Run a plain method; in a thread."""
         self.enter()
         channel = self.channel
+        kind: str | None = None
+        encoded: Encoded = b""
         try:
             self.check_wanted()
             result = self.method.function(*self.args, **self.kwargs)
+            is_coroutine = inspect.iscoroutine(result)
+            if not is_coroutine and (kind := stream_kind(result)) is None:
+                encoded = self._success(result)
         except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
             channel.reactor.post(channel.reply, self, self._failure(exc))
             return
-        if (kind := stream_kind(result)) is not None:
+        if kind is not None:
             channel.reactor.post(channel.stream, self, result, kind)
-        elif inspect.iscoroutine(result):
+        elif is_coroutine:
             channel.reactor.post(channel.begin, self, result)
         else:
-            channel.reactor.post(channel.reply, self, self._success(result))
+            channel.reactor.post(channel.reply, self, encoded)
 
     async def run_async(self, coroutine: Any) -> None:
         """Run an async method; on the event loop. `coroutine`: what a plain method returned, if it was one."""
         self.enter()
+        self._has_begun = True
         channel = self.channel
         try:
+            if coroutine is not None and self.cancelled():
+                coroutine.close()
+            self.check_wanted()
             if coroutine is None:
-                self.check_wanted()
                 coroutine = self.method.function(*self.args, **self.kwargs)
             result = await coroutine if inspect.isawaitable(coroutine) else coroutine
             kind = stream_kind(result)
@@ -182,15 +224,24 @@ class FramedRun(Run):
     def _failure(self, exc: BaseException) -> bytes:
         try:
             exc, ours = self.blame(exc)
+            if isinstance(exc, asyncio.CancelledError) and self._is_late:
+                exc, ours = DeadlineExceeded(f"{self.method.name} was not done by its deadline"), True
             self.args, self.kwargs = (), {}
             return self.channel.codec.error(self.ident, exc, ours=ours)
         finally:
             del exc  # its traceback holds this frame
+
+    def expire(self) -> None:
+        """Note that the deadline has passed; not told from the clock, for a timer may go off a millisecond early."""
+        self._is_late = True
+        self.cancel()
 
     def cancel(self) -> None:
         """The caller does not wait any more."""
         super().cancel()
         if self.timer is not None:
             self.timer.cancel()
-        if self.task is not None:
+        if self.task is not None and self._has_begun:
+            # One that has not begun sees by itself that it is not wanted. Cancelled, it would never run at all: not
+            # tell its service's gate that it is over, nor whoever waits for its outcome.
             self.task.cancel()

@@ -35,14 +35,15 @@ class Gate:
         return False
 
     def leave(self) -> list[Any]:
-        """Note that a run is over; return those that begin now. Runs that nobody wants any more are left out."""
+        """Note that a run is over; return those that begin now, also if nobody wants them any more: that they see.
+
+        Left out, such a run would have no outcome, and another attempt of its call could wait for it.
+        """
         self._running -= 1
         begin = []
         while self._waiting and self._running < self._limit:
-            run = self._waiting.popleft()
-            if not run.cancelled():
-                self._running += 1
-                begin.append(run)
+            self._running += 1
+            begin.append(self._waiting.popleft())
         return begin
 
 

@@ -54,7 +54,7 @@ class MethodStats:
         self.bytes_out += sum(bytes_out)
         buckets = self.buckets
         for seconds in times:
-            buckets[int(seconds * 1e6).bit_length()] += 1
+            buckets[min(int(seconds * 1e6).bit_length(), BUCKETS - 1)] += 1  # the last one: more than three days
 
     def quantile(self, share: float) -> float:
         """Return a latency in seconds that `share` of the calls did not exceed, rounded up to its bucket's end."""

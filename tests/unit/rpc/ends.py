@@ -29,6 +29,8 @@ PATIENCE = 10.0
 SESSION = "5e5510ab"
 MACHINE = "hab12cd-m1"
 DRIVER = Peer(SESSION, Role.DRIVER, "driver")
+#: How many of them are there, one within another.
+_depth: list[int] = []
 _THREADS = ("bigmachine-", "test-io")
 
 
@@ -226,16 +228,20 @@ class _Complaints(logging.Handler):
 def quiet() -> Iterator[list[str]]:
     """Fail if an error was logged, or a thread or a descriptor is left; who expects an error clears the list."""
     _warm_up()
+    _depth.append(0)
     before = descriptors()
     complaints: list[str] = []
     handler = _Complaints(complaints)
     logging.getLogger().addHandler(handler)
     try:
         yield complaints
+        if len(_depth) > 1:
+            return  # the outermost looks
         until(lambda: not [t.name for t in threading.enumerate() if t.name.startswith(_THREADS)])
         gc.collect()
         until(lambda: descriptors() <= before)
     finally:
+        _depth.pop()
         logging.getLogger().removeHandler(handler)
     assert complaints == []
 

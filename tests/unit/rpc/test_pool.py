@@ -23,6 +23,10 @@ class Clock:
         self.loop = self
         self.timers: list[Callable[[], None]] = []
         self.cancelled = 0
+        self.has_ended = False
+
+    def is_closed(self) -> bool:
+        return self.has_ended
 
     def call_later(self, delay: float, ring: Callable[[], None]) -> Clock:
         self.timers.append(ring)
@@ -194,6 +198,20 @@ def test_a_job_that_raises_is_logged_and_the_thread_goes_on(caplog: pytest.LogCa
     assert "a job failed" in caplog.text
     assert pool.size == 1
     pool.close()
+
+
+def test_a_job_that_outlasts_its_loop_is_not_complained_about(caplog: pytest.LogCaptureFixture) -> None:
+    clock, pool = make()
+
+    def outlast() -> None:
+        clock.has_ended = True
+        raise RuntimeError("Event loop is closed")
+
+    with caplog.at_level(logging.INFO, "bigmachine.rpc"):
+        pool.submit(Job(outlast))
+        pool.close()
+        until(lambda: not threads())
+    assert caplog.text == ""
 
 
 def test_closing_lets_what_was_submitted_run_and_then_ends_every_thread() -> None:
