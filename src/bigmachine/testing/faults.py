@@ -117,7 +117,8 @@ def inject_faults(
 ) -> Iterator[Injected]:
     """Let calls to `machines` meet faults inside the block.
 
-    `drop`, `delay`, `truncate` and `cut` are rates from 0 to 1; `delay_seconds` is from how long to how long. `methods` are the names or functions that are concerned; None means all calls of services.
+    `drop`, `delay`, `truncate` and `cut` are rates from 0 to 1; `delay_seconds` is from how long to how long. `methods`
+    are the names or functions that are concerned; None means all calls of services.
 
     Raises: InvalidCall if the rates are no rates, or add up to more than 1.
     """
