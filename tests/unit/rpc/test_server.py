@@ -931,6 +931,25 @@ def test_invoke_ends_at_its_deadline_and_tells_the_method(ends: Ends, service: S
     assert service.told.wait(PATIENCE)
 
 
+def test_a_deadline_is_told_by_name_also_if_the_loops_timer_goes_off_a_little_early(ends: Ends) -> None:
+    # uvloop counts in whole milliseconds, so of many deadlines some are early.
+    delays = [0.01 + 0.0013 * number for number in range(50)]
+
+    async def scenario() -> None:
+        async def call(seconds: float) -> None:
+            with pytest.raises(DeadlineExceeded):
+                await ends.server.invoke(DRIVER, "S.hold_async", (), {}, seconds)
+
+        await asyncio.gather(*map(call, delays))
+
+    ends.reactor.run(scenario(), PATIENCE)
+    raw = Raw(ends)
+    for ident, delay in enumerate(delays, 1):
+        raw.send(ends.link.codec.call(CALL, 0, ident, "S.hold_async", (), {}, delay))
+    for ident in range(1, len(delays) + 1):
+        assert type(raw.answer(ident)) is DeadlineExceeded
+
+
 @BOTH
 def test_a_time_out_of_an_invoked_methods_own_is_its_own(ends: Ends, kind: str) -> None:
     with pytest.raises(TimeoutError, match="mine") as caught:
