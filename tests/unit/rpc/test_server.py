@@ -523,6 +523,9 @@ def test_a_call_that_waits_for_a_bounded_service_keeps_its_deadline_and_can_be_c
             ends.call(f"S.wait_for_go{kind}", 3, timeout=0.02)
         cancelled.cancel()
         last = ends.submit(f"S.wait_for_go{kind}", 4)
+        gate = ends.server.table.find("S.echo").gate
+        assert gate is not None
+        until(lambda: [run.cancelled() for run in list(gate._waiting)] == [True, True, False])
         service.go.set()
         assert [first.result(PATIENCE), last.result(PATIENCE)] == [1, 4]
         assert service.order == [1, 4]
