@@ -1,0 +1,5 @@
+"""Every System of the library passes this part of the suite."""
+
+from __future__ import annotations
+
+from bigmachine.testing.conformance.calling import *  # noqa: F403 (the tests are there)
