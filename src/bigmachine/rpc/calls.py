@@ -21,6 +21,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
+from bigmachine.rpc.context import get_current
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
 
@@ -243,6 +244,17 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             raise BigmachineError(
                 f"waiting for {self.name} here would stop the event loop that carries its answer: use 'await'"
             )
+        info = get_current()
+        if info is None:
+            self._wait(timeout)
+            return
+        info.wait_for(self)
+        try:
+            self._wait(timeout)
+        finally:
+            info.leave_off(self)
+
+    def _wait(self, timeout: float | None) -> None:
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()

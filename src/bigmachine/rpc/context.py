@@ -8,10 +8,11 @@ processes, so clocks need not agree.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from bigmachine.errors import InvalidCall
 
@@ -21,22 +22,37 @@ if TYPE_CHECKING:
 _deadline: ContextVar[float | None] = ContextVar("bigmachine_deadline", default=None)
 _current: ContextVar[CallInfo | None] = ContextVar("bigmachine_call", default=None)
 
+_making_set = threading.Lock()
+
 #: Read on each call; bound once because the attribute look-up costs as much as the read.
 get_deadline = _deadline.get
+get_current = _current.get
 set_deadline = _deadline.set
 set_current = _current.set
 
 
-class CallInfo:
-    """The call that a service's method is serving, as the method sees it."""
+class Waited(Protocol):
+    """A call, as whoever waits for it sees it."""
 
-    __slots__ = ("_cancelled", "_session", "caller", "deadline")
+    def cancel(self) -> bool: ...
+
+
+class CallInfo:
+    """The call that a service's method is serving, as the method sees it.
+
+    A cancellation reaches a plain method once, like a task: by `cancelled()`, or, if it waits for a call of its own,
+    by the cancellation of that one. After that it may make calls again, to clean up.
+    """
+
+    __slots__ = ("_cancelled", "_is_told", "_session", "_waited", "caller", "deadline")
 
     def __init__(self, caller: str, session: object, deadline: float | None) -> None:
         self.caller = caller
         self.deadline = deadline
         self._session = session
         self._cancelled = False
+        self._is_told = False
+        self._waited: set[Waited] | None = None
 
     @property
     def session(self) -> Session:
@@ -49,11 +65,35 @@ class CallInfo:
 
     def cancelled(self) -> bool:
         """Tell whether nobody waits for the outcome any more: a long plain method should look now and then."""
-        return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
+        if self._cancelled:
+            self._is_told = True
+            return True
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def cancel(self) -> None:
-        """Mark the call as not wanted any more (for whoever serves it)."""
+        """Mark the call as not wanted any more, and so the calls that its method waits for (for whoever serves it)."""
         self._cancelled = True
+        for call in tuple(self._waited or ()):
+            self._is_told = True
+            call.cancel()
+
+    def wait_for(self, call: Waited) -> None:
+        """Note that a thread of the method waits for `call`, until `leave_off` (for whoever lets it wait)."""
+        (self._made_set() if self._waited is None else self._waited).add(call)
+        if self._cancelled and not self._is_told:  # the method cannot have known
+            self._is_told = True
+            call.cancel()
+
+    def _made_set(self) -> set[Waited]:
+        with _making_set:
+            if self._waited is None:
+                self._waited = set()
+            return self._waited
+
+    def leave_off(self, call: Waited) -> None:
+        """Note that it does not wait any more."""
+        assert self._waited is not None
+        self._waited.discard(call)
 
 
 def current_call() -> CallInfo:

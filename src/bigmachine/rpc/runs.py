@@ -42,6 +42,8 @@ class Run(CallInfo):
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self._session = server.session
         self._cancelled = False
+        self._is_told = False
+        self._waited = None
         self.method = method
         self.args = args
         self.kwargs = kwargs

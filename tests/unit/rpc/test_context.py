@@ -6,11 +6,13 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 import pytest
 
 from bigmachine.errors import InvalidCall
-from bigmachine.rpc import CallInfo, current_call, deadline
+from bigmachine.rpc import Call, CallInfo, current_call, deadline
 from bigmachine.rpc.context import get_deadline, remaining, set_current
 
 
@@ -110,3 +112,55 @@ def test_a_cancelled_call_says_so() -> None:
     info = CallInfo("driver", None, None)
     info.cancel()
     assert info.cancelled()
+
+
+def test_a_cancellation_reaches_the_calls_that_the_method_waits_for() -> None:
+    info = CallInfo("driver", None, None)
+    waited, over = Call[int](), Call[int]()
+    info.wait_for(over)
+    info.wait_for(waited)
+    info.leave_off(over)
+    info.cancel()
+    assert (waited.cancelled(), over.cancelled()) == (True, False)
+
+
+def test_a_method_that_could_not_know_of_its_cancellation_does_not_begin_to_wait() -> None:
+    info = CallInfo("driver", None, None)
+    info.cancel()
+    call = Call[int]()
+    info.wait_for(call)
+    assert call.cancelled()
+
+
+@pytest.mark.parametrize("tell", [CallInfo.cancelled, lambda info: info.wait_for(Call[int]())], ids=["seen", "waiting"])
+def test_a_method_that_knows_of_its_cancellation_may_call_others_to_clean_up(
+    tell: Callable[[CallInfo], object],
+) -> None:
+    info = CallInfo("driver", None, None)
+    info.cancel()
+    tell(info)
+    call = Call[int]()
+    info.wait_for(call)
+    assert not call.cancelled()
+
+
+def test_a_thread_that_waits_in_a_cancelled_method_is_released() -> None:
+    info = CallInfo("driver", None, None)
+    call = Call[int]()
+    ends: list[BaseException] = []
+
+    def method() -> None:
+        set_current(info)
+        try:
+            call.result()
+        except CancelledError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=method)
+    thread.start()
+    while not info._waited:
+        time.sleep(0.001)
+    info.cancel()
+    thread.join(5)
+    assert len(ends) == 1
+    assert not info._waited
