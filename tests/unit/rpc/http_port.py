@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib.util
 import gc
 import logging
 import ssl
@@ -27,7 +28,8 @@ from bigmachine.rpc.http_connection import HttpConnection
 from bigmachine.rpc.http_limits import DEFAULT_LIMITS, Limits
 from bigmachine.trust import Authority, Identity, Peer, Role, client_context, peer_of, server_context
 
-STACKS = ("asyncio", "uvloop", "aiofastnet")
+#: Those that are installed: uvloop is not for every platform, and aiofastnet is an extra.
+STACKS = tuple(name for name in ("asyncio", "uvloop", "aiofastnet") if importlib.util.find_spec(name))
 MACHINE = "hab12cd-m1"
 PATIENCE = 20.0
 
