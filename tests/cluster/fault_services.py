@@ -243,3 +243,79 @@ class Intruder:
             return await link.submit(method, args, {}, 5.0)
         finally:
             link.close(ConnectionError("done"))
+
+
+class Relay:
+    """Passes a call on from machine to machine, and keeps what became of it here, by the call's name."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, tuple[str, float]] = {}
+        self.begun: set[str] = set()
+        self.left: dict[str, float | None] = {}
+        self.runs: dict[str, int] = {}
+
+    def _begin(self, name: str) -> None:
+        self.left[name] = bigmachine.current_call().remaining()
+        self.runs[name] = self.runs.get(name, 0) + 1
+        self.begun.add(name)
+
+    def _end(self, name: str, how: str) -> None:
+        # One clock for all processes of a host.
+        self.ends[name] = (how, time.monotonic())
+
+    async def pass_on(self, name: str, path: list[bigmachine.Machine], method: str) -> str:
+        """Call the rest of the path; at its end wait for ever."""
+        self._begin(name)
+        try:
+            if path:
+                result: str = await path[0].submit(f"Relay.{method}", name, path[1:], method)
+                return result
+            await asyncio.sleep(60)
+        except BaseException as error:
+            self._end(name, type(error).__name__)
+            raise
+        return "the end"
+
+    def pass_on_plainly(self, name: str, path: list[bigmachine.Machine], method: str) -> str:
+        """The same in a thread; at the end of the path look now and then whether it is still wanted."""
+        self._begin(name)
+        try:
+            if path:
+                result: str = path[0].call(f"Relay.{method}", name, path[1:], method)
+                return result
+            call = bigmachine.current_call()
+            while not call.cancelled():
+                time.sleep(0.002)
+        except BaseException as error:
+            self._end(name, type(error).__name__)
+            raise
+        self._end(name, "seen")
+        return "the end"
+
+    def count_up(self, name: str, path: list[bigmachine.Machine], method: str) -> Iterator[int]:
+        """The same as a stream: what the next one gives, at the end of the path a number now and then."""
+        self._begin(name)
+        try:
+            if path:
+                yield from path[0].call(f"Relay.{method}", name, path[1:], method)
+            else:
+                for number in range(100_000):
+                    yield number
+                    time.sleep(0.002)
+        finally:
+            self._end(name, "closed")
+
+    async def has_begun(self, name: str) -> bool:
+        return name in self.begun
+
+    async def end_of(self, name: str) -> tuple[str, float] | None:
+        """Tell how the call of this name ended here, and when."""
+        return self.ends.get(name)
+
+    async def left_for(self, name: str) -> float | None:
+        """Tell how much time the call of this name had when it began here."""
+        return self.left.get(name)
+
+    async def runs_of(self, name: str) -> int:
+        """Tell how often the call of this name was run here."""
+        return self.runs.get(name, 0)

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -161,13 +161,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster_in(scratch: Path, n: int = 1, keepalive: Keepalive | None = None) -> Iterator[Cluster]:
-    """Start machines whose temporary files, and this process's, go to `scratch`."""
+def cluster_in(
+    scratch: Path, n: int = 1, keepalive: Keepalive | None = None, more: Sequence[object] = ()
+) -> Iterator[Cluster]:
+    """Start machines, with `more` services, whose temporary files, and this process's, go to `scratch`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(scratch))
         patch.setattr(tempfile, "tempdir", None)
         with bigmachine.start(LocalSystem(keepalive=keepalive)) as session:
-            machines = session.start(n, services={"Target": Target()})
+            machines = session.start(n, services=[Target(), *more])
             for machine in machines:
                 machine.wait(bigmachine.State.RUNNING, LIMIT)
             yield Cluster(session, machines, scratch)
