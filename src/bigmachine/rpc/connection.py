@@ -19,8 +19,10 @@ from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.wire import Buffer, Decoder, Frame, WireError
 
 _log = logging.getLogger("bigmachine.rpc")
-CHUNK = 256 * 1024
-_HIGH_WATER = 512 * 1024
+#: What is large leaves in pieces of this size, other work in between. Measured, a small call while 64 MiB arrays are on
+#: their way: 0.10-0.13 ms with 64 KiB, 0.35 ms with 256 KiB, which carries a tenth more.
+CHUNK = 64 * 1024
+_HIGH_WATER = 256 * 1024
 
 
 class Receiver(Protocol):
