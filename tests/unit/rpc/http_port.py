@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import gc
+import importlib.util
 import logging
 import ssl
 import time
