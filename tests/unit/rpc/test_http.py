@@ -30,6 +30,7 @@ def with_server(scenario: Callable[[Server, Demo], Awaitable[None]]) -> None:
         try:
             await scenario(server, demo)
         finally:
+            demo.gate.set()  # a thread that waits for it would outlive the test by half a minute
             await server.close()
 
     run(prepared)
