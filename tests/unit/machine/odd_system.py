@@ -30,6 +30,7 @@ class OddSystem(InprocessSystem):
         self.unreachable: dict[str, Exception] = {}
         self.dials: list[str] = []
         self.readers: list[int] = []  # the cursors from which events were read
+        self.repeats = False  # whether it gives events again that it gave before
 
     @property
     def agent_id(self) -> str:
@@ -107,7 +108,7 @@ class _OddAgent(Agent):
 
     async def events(self, cursor: int = 0) -> Any:
         self._system.readers.append(cursor)
-        async for event in self._system.feed.read(cursor):
+        async for event in self._system.feed.read(0 if self._system.repeats else cursor):
             yield event
 
 

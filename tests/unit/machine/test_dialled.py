@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -9,8 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from bigmachine import Machine, State
-from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineStopped, NetworkError
-from bigmachine.machine import dialled
+from bigmachine.errors import (
+    AuthenticationError,
+    Cause,
+    DeadlineExceeded,
+    InvalidCall,
+    MachineStopped,
+    NetworkError,
+)
+from bigmachine.machine import Phase, dialled
 from bigmachine.session import Session
 from bigmachine.system import Keepalive
 from tests.unit.inside import Echo, echo_of, eventually, inside
@@ -156,17 +164,44 @@ def test_it_is_told_of_an_end_that_it_did_not_see(
         late.call(Echo.same)
 
 
-def test_calls_wait_for_a_machine_that_is_still_starting(session: Session, guest: Session) -> None:
+def test_calls_wait_for_a_machine_that_is_still_starting(session: Session, guest: Session, odd: OddSystem) -> None:
     Slow.begun.clear()
     Slow.may_end.clear()
-    (machine,) = session.start(services=[Slow()])
+    (machine,) = session.start(services=[Echo(), Slow()])  # the first of them is there
     assert Slow.begun.wait(10)
     handle = guest.dial(machine.address)
     call = handle.submit(Slow.same, 5)
+    eventually(lambda: machine.machine_id in odd.dials, "it is not dialled")
+    with pytest.raises(DeadlineExceeded):
+        call.result(0.02)
     assert handle.state is State.STARTING
     Slow.may_end.set()
     assert call.result(10) == 5
     assert handle.wait(State.RUNNING, 10) is State.RUNNING
+
+
+def test_it_is_running_once_it_knows_what_it_stands_for(guest: Session, owned: list[Machine], odd: OddSystem) -> None:
+    may_tell = asyncio.Event()
+    odd.on_info = may_tell.wait
+    handle = guest.dial(owned[1].address)
+    with pytest.raises(DeadlineExceeded):
+        handle.wait(State.RUNNING, 0.05)
+    guest._reactor.post(may_tell.set)
+    assert handle.wait(State.RUNNING, 10) is State.RUNNING
+    assert handle.hostname == owned[1].hostname
+
+
+def test_a_handle_says_when_it_is_sent_whether_its_agent_has_it_yet(
+    session: Session, odd: OddSystem, owned: list[Machine]
+) -> None:
+    odd.on_launch = never
+    (machine,) = session.start(services=[Echo()])
+    eventually(lambda: machine.phase is Phase.REACHING, "its launch does not begin")
+    (_, old), (_, young) = owned[0].__reduce__(), machine.__reduce__()
+    assert isinstance(old, tuple)
+    assert isinstance(young, tuple)
+    assert (old[-1], young[-1]) == (False, True)
+    machine.cancel()
 
 
 def test_an_address_that_nobody_has_fails_at_once(guest: Session, odd: OddSystem) -> None:

@@ -70,6 +70,20 @@ def test_a_broken_connection_loses_and_repeats_nothing(
     assert odd.readers == [0, 1]
 
 
+def test_an_agent_that_repeats_itself_is_heard_once(
+    odd: OddSystem, machine: Machine, seen: list[tuple[str, str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_PAUSE", 0.02)
+    monkeypatch.setattr(host, "_ACK_PAUSE", 60.0)  # so that it has something to repeat
+    odd.repeats = True
+    odd.write(machine.machine_id, b"1")
+    eventually(lambda: len(seen) == 1, "no output came")
+    odd.break_events()
+    odd.write(machine.machine_id, b"2")
+    eventually(lambda: len(seen) > 1, "no more output came")
+    assert [data for _, _, data in seen] == [b"1", b"2"]
+
+
 def test_events_are_acknowledged_so_that_the_agent_need_not_keep_them(
     odd: OddSystem, machine: Machine, seen: list[tuple[str, str, bytes]]
 ) -> None:

@@ -228,6 +228,14 @@ def test_a_machine_whose_driver_falls_silent_ends_itself() -> None:
         assert "0.1 s" in reason.certificate.detail
 
 
+def test_a_machine_that_is_never_kept_alive_ends_itself() -> None:
+    odd = OddSystem(Keepalive(interval=0.02, timeout=5.0, lease=0.1))
+    odd.on_keepalive = never
+    with inside(odd) as (_, session):
+        (machine,) = session.start(services=[Echo()])
+        assert stopped(machine).certificate.cause == Cause.LEASE_EXPIRED
+
+
 def test_a_machine_ends_when_it_is_too_old_however_well_it_is_kept() -> None:
     odd = OddSystem(Keepalive(interval=0.02, timeout=5.0, lease=5.0, max_life=0.1))
     with inside(odd) as (_, session):
