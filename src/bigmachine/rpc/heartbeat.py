@@ -1,10 +1,11 @@
 """Noticing that a connection has gone mute, and replacing it.
 
 While calls or streams wait for something, a link that has been silent for `_BEAT` is pinged; if it stays silent, a new
-connection is dialled beside it. Only when that one stands is the old one given up: a peer that is merely busy, so
-that it cannot answer a ping, cannot finish a handshake either, and keeps its calls. After a partition this is faster
-than TCP, whose retransmissions leave an old connection mute for more than five seconds after it has healed
-(`research`: 5 s after a fault of 4 to 7 s).
+connection is dialled beside it, and calls that come meanwhile wait, for what is sent over a mute connection has an
+unknown outcome. Only when that one stands is the old one given up: a peer that is merely busy, so that it cannot answer
+a ping, cannot finish a handshake either, and keeps its calls. After a partition this is faster than TCP, whose
+retransmissions leave an old connection mute for more than five seconds after it has healed (`research`: 5 s after a
+fault of 4 to 7 s).
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class Patient(Protocol):
 
     def bytes_heard(self) -> int: ...
 
+    def doubt(self) -> None: ...
+
+    def believe(self) -> None: ...
+
     async def replace(self) -> bool: ...
 
 
@@ -86,7 +91,10 @@ class Heartbeat:
         self._has_pinged = what is not Next.REST
         if what is Next.PING and link.main is not None:
             link.main.send(small_frame(PING, 0, 0))
+        elif what is Next.REST:
+            link.believe()
         elif what is Next.REPLACE and self._replacing is None and link.main is not None:
+            link.doubt()
             self._replacing = link.reactor.spawn(self._replace(), "replace a mute connection")
         self.is_on = link.is_waiting()
         if self.is_on:

@@ -114,8 +114,10 @@ class Link(Lanes):
         self._dialling_bulk: asyncio.Task[Any] | None = None
         self._for_bulk: list[tuple[Encoded, list[Feed] | None]] = []
         self._closed: BaseException | None = None
-        #: Connected, neither held nor closed.
+        #: Connected, neither held nor closed nor doubted.
         self.is_ready = False
+        #: Whether the connection may be mute: then calls wait for it to speak, or for the next one.
+        self._is_doubted = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
@@ -279,15 +281,15 @@ class Link(Lanes):
             )
 
     def _enter(self, ident: int, encoded: Encoded) -> None:
-        if self.main is not None:
+        if self.main is not None and not self._is_doubted:
             self._send(ident, encoded)
         else:
             self._waiting[ident] = encoded
-            if self._dialling is None:
+            if self.main is None and self._dialling is None:
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _check_ready(self) -> None:
-        is_free = not self._is_held and self._tamper is None
+        is_free = not self._is_held and self._tamper is None and not self._is_doubted
         self.is_ready = self.main is not None and self._closed is None and is_free
 
     def tamper_with(self, tamper: Tamper | None) -> None:
@@ -344,7 +346,9 @@ class Link(Lanes):
 
     # frames
 
-    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901 (hot: no call more)
+    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
+        if self._is_doubted:
+            self.believe()
         pending = self._pending
         methods = self.statistics.methods
         now = time.perf_counter()
@@ -399,6 +403,18 @@ class Link(Lanes):
         """Return how much has come, by both lanes."""
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
+    def doubt(self) -> None:
+        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is."""
+        self._is_doubted = True
+        self._check_ready()
+
+    def believe(self) -> None:
+        """Send what has waited: the connection is not mute after all."""
+        if self._is_doubted:
+            self._is_doubted = False
+            self._check_ready()
+            self._send_waiting()
+
     async def replace(self) -> bool:
         """Dial anew beside a connection that is mute, and give that one up if it still is."""
         mute, heard = self.main, self.bytes_heard()
@@ -440,11 +456,14 @@ class Link(Lanes):
         self.main = connection
         connection.send(self._hello(MAIN))
         self._check_ready()
+        self._send_waiting()
+        if self.on_up is not None:
+            self.on_up()
+
+    def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for ident, encoded in waiting.items():
             self._send(ident, encoded)
-        if self.on_up is not None:
-            self.on_up()
 
     def _hello(self, lane: int) -> bytes:
         return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
@@ -481,7 +500,7 @@ class Link(Lanes):
 
     def _down(self, error: Exception | None) -> None:
         self.main = None
-        self.is_ready = False
+        self.is_ready = self._is_doubted = False
         bulk, self.bulk = self.bulk, None
         if bulk is not None:
             bulk.abort(error)
