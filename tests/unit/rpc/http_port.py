@@ -190,7 +190,8 @@ async def _listen(switch: Callable[[], asyncio.Protocol], stack: str) -> asyncio
     if stack == "aiofastnet":
         import aiofastnet
 
-        return await aiofastnet.create_server(loop, switch, "127.0.0.1", 0, ssl=context)
+        made: asyncio.Server = await aiofastnet.create_server(loop, switch, "127.0.0.1", 0, ssl=context)
+        return made
     return await loop.create_server(switch, "127.0.0.1", 0, ssl=context)
 
 
