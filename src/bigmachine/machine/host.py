@@ -10,7 +10,7 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from bigmachine.agent import Event, Output, PhaseChanged, Stopped
@@ -39,8 +39,9 @@ class Tenant(Protocol):
 class Host:
     """The driver's side of one agent."""
 
-    def __init__(self, agent_id: str, link: Link) -> None:
+    def __init__(self, agent_id: str, link: Link, is_crowded: Callable[[], bool]) -> None:
         self.agent_id = agent_id
+        self._is_crowded = is_crowded
         self.link = link
         self._tenants: dict[str, Tenant] = {}
         self._cursor = 0
@@ -100,6 +101,9 @@ class Host:
             self._acking.cancel()
             self._acking = None
         self._unacknowledged = 0
+        if self._is_crowded():  # not acknowledged, the agent keeps it, and reads no more of machines than it may keep
+            self._acking = self.link.reactor.loop.call_later(_ACK_PAUSE, self._acknowledge)
+            return
         if self._cursor > self._acknowledged and not self._is_ending:
             self._acknowledged = self._cursor
             self.link.submit("Agent.ack", (self._cursor,), {})

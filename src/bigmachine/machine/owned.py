@@ -54,6 +54,8 @@ class Listener(Protocol):
 
     def stopped(self, machine: Machine) -> None: ...
 
+    def shown(self, timeout: float) -> None: ...
+
 
 class Owner:
     """Drives one owned machine; all of it on the reactor's thread but for `begin`, `cancel` and `shutdown`."""
@@ -261,6 +263,7 @@ class Owner:
         """End the machine and wait for its last output; from another thread."""
         end = time.monotonic() + timeout
         self._program.reactor.run(self.end(end), timeout + _GRACE)
+        self._listener.shown(max(0.0, end - time.monotonic()))
 
     async def end(self, end: float) -> None:
         """End the machine by the instant `end` of `time.monotonic`; on the reactor's thread."""

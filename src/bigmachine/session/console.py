@@ -8,7 +8,6 @@ up, otherwise kept only for the error of a machine that did not [Go: machine.go,
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 
 _log = logging.getLogger("bigmachine")
@@ -21,8 +20,8 @@ FAILURES_UNTIL_SHOWN = 5
 class Console:
     """Splits what machines write into lines; used from one thread."""
 
-    def __init__(self, write: Callable[[str], None] | None = None) -> None:
-        self._write = write or _to_stderr
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
         self._parts: dict[tuple[str, str], bytearray] = {}
         self._held: set[str] = set()
         self._starting: set[str] = set()
@@ -76,15 +75,3 @@ class Console:
         text = data.decode("utf-8", "replace")
         lines = text.removesuffix("\n").split("\n")
         self._write("".join(f"{name}: {line}\n" for line in lines))
-
-
-def _to_stderr(text: str) -> None:
-    # Looked up each time: programs and test runners replace it.
-    stream = sys.stderr
-    if stream is None:
-        return
-    try:
-        stream.write(text)
-        stream.flush()
-    except (OSError, ValueError):
-        _log.debug("standard error is closed; machines' output is not shown any more")

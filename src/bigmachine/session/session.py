@@ -23,12 +23,15 @@ from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
 from bigmachine.session.console import Console
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
+from bigmachine.session.screen import Screen
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
 
 _log = logging.getLogger("bigmachine")
 #: Shutting a system down gets at least this, also when the machines used up the time.
 _LEAST = 2.0
+#: A terminal that stands still holds the end of a machine or session up for no longer than this.
+_SHOWING = 5.0
 
 
 class Session:
@@ -63,7 +66,8 @@ class Session:
         self._links = Links(reactor, identity, codec.limit, inside)
         self._keepalive = keepalive or Keepalive()
         self._threads = threads
-        self._console = Console()
+        self._screen = Screen()
+        self._console = Console(self._screen.write)
         self._numbers = itertools.count(1)
         # No lock around these: a signal's handler may interrupt the main thread anywhere and shut the session down, and
         # so wait for the event loop, which would wait for that lock. Each is changed by single operations.
@@ -204,7 +208,9 @@ class Session:
     def _host(self, agent: Address) -> Host:
         host = self._hosts.get(agent.agent_id)
         if host is None:
-            host = self._hosts.setdefault(agent.agent_id, Host(agent.agent_id, self._links.to_agent(agent)))
+            host = self._hosts.setdefault(
+                agent.agent_id, Host(agent.agent_id, self._links.to_agent(agent), self._is_crowded)
+            )
         return host
 
     def dial(self, address: str) -> Machine:
@@ -262,6 +268,13 @@ class Session:
     def wrote(self, machine: Machine, stream: str, data: bytes) -> None:
         """A machine has written something."""
         self._console.wrote(machine.name, stream, data)
+
+    def _is_crowded(self) -> bool:
+        return self._screen.is_crowded
+
+    def shown(self, timeout: float) -> None:
+        """Wait until what machines have written is shown."""
+        self._screen.flush(min(timeout, _SHOWING))
 
     def _follow(self, machine: Machine) -> None:
         if machine.state is State.RUNNING and machine.owned:
@@ -344,6 +357,7 @@ class Session:
                 self._system.shutdown(max(_LEAST, end - time.monotonic()))
                 receive_with(self._id, None)
                 self._reactor.stop()
+                self._screen.close(max(0.0, min(_SHOWING, end - time.monotonic())))
 
     async def _end_machines(self, end: float) -> None:
         owned = list(self._owned.values())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import sys
 
 import pytest
 
@@ -179,24 +177,3 @@ def test_a_start_that_was_called_off_is_not_counted(screen: Screen) -> None:
         screen.console.begin(f"x{number}")
         screen.console.end(f"x{number}", has_failed=False)
     assert screen.console._failures == 0
-
-
-# standard error
-
-
-def test_it_writes_to_standard_error_as_that_is_at_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    console = Console()
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    console.wrote("m1", "stdout", b"hello\n")
-    assert stream.getvalue() == "m1: hello\n"
-
-
-def test_a_missing_or_closed_standard_error_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    console = Console()
-    monkeypatch.setattr(sys, "stderr", None)
-    console.wrote("m1", "stdout", b"hello\n")
-    stream = io.StringIO()
-    stream.close()
-    monkeypatch.setattr(sys, "stderr", stream)
-    console.wrote("m1", "stdout", b"hello\n")
