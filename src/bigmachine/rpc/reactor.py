@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
+from bigmachine.errors import InvalidCall
+
 _log = logging.getLogger("bigmachine.rpc")
 _R = TypeVar("_R")
+#: Those of this process, for a child that it forks: there their threads do not exist.
+_reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
 _SCRATCH_SIZE = 256 * 1024
 
 
@@ -55,6 +61,7 @@ class Reactor:
         self._context = Context()
         if loop.get_exception_handler() is None:  # the loop may be the user's own
             loop.set_exception_handler(_told_by_loop)
+        _reactors.add(self)
 
     @classmethod
     def in_thread(cls, name: str = "bigmachine-io") -> Reactor:
@@ -104,6 +111,16 @@ class Reactor:
             except RuntimeError:
                 self._is_posted = False  # so that the next one is told, too
                 raise
+
+    def orphan(self) -> None:
+        """Refuse whatever comes: this is a forked child, and the loop's thread is the parent's."""
+
+        def refuse(*_: object) -> None:
+            raise InvalidCall(
+                "this process was forked from the one that has the session: its machines can only be called from there"
+            )
+
+        self.post = refuse  # type: ignore[method-assign, assignment]  # the check would cost each call something
 
     def _work_off(self) -> None:
         # Cleared before the first pop: a post that comes later either is popped below or wakes the loop again.
@@ -217,3 +234,11 @@ def _release(waiters: tuple[asyncio.Future[None], ...]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
+
+
+def _orphan_all() -> None:
+    for reactor in _reactors:
+        reactor.orphan()
+
+
+os.register_at_fork(after_in_child=_orphan_all)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bigmachine.errors import InvalidCall
 from bigmachine.rpc import reactor as reactor_module
 from bigmachine.rpc.context import deadline, get_deadline
 from bigmachine.rpc.reactor import Reactor, new_event_loop
@@ -433,3 +434,19 @@ def test_a_loop_that_is_ended_by_an_error_still_cleans_up(caplog: pytest.LogCapt
 
 def test_the_module_makes_nothing_at_import() -> None:
     assert not any(isinstance(value, Reactor) for value in vars(reactor_module).values())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_is_refused_rather_than_left_waiting_for_a_thread_that_is_not_there() -> None:
+    reactor = Reactor.in_thread()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                reactor.post(print)
+            except InvalidCall:
+                os._exit(3)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    finally:
+        reactor.stop()
