@@ -319,3 +319,53 @@ class Relay:
     async def runs_of(self, name: str) -> int:
         """Tell how often the call of this name was run here."""
         return self.runs.get(name, 0)
+
+
+class Once:
+    """Counts how often it really ran."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, int] = {}
+        self.gates: dict[str, threading.Event] = {}
+
+    def _gate(self, name: str) -> threading.Event:
+        return self.gates.setdefault(name, threading.Event())
+
+    def run(self, name: str) -> int:
+        """Run until `let_go`; gives how often this has been run."""
+        self.runs[name] = self.runs.get(name, 0) + 1
+        assert self._gate(name).wait(30)
+        return self.runs[name]
+
+    async def run_async(self, name: str) -> int:
+        """The same on the event loop."""
+        self.runs[name] = self.runs.get(name, 0) + 1
+        while not self._gate(name).is_set():  # noqa: ASYNC110 (one event for threads and tasks)
+            await asyncio.sleep(0.002)
+        return self.runs[name]
+
+    def numbers(self, name: str) -> Iterator[int]:
+        self.runs[name] = self.runs.get(name, 0) + 1
+        for number in range(100_000):
+            yield number
+            time.sleep(0.002)
+
+    async def let_go(self, name: str) -> None:
+        self._gate(name).set()
+
+    async def runs_of(self, name: str) -> int:
+        return self.runs.get(name, 0)
+
+    async def call_and_cut(self, other: bigmachine.Machine, name: str) -> str:
+        """Call another machine, cut the connection in the middle of it, and tell what came of it."""
+        call = other.submit(Once.run_async, name)
+        while not await other.submit(Once.runs_of, name):  # noqa: ASYNC110 (it is on another machine)
+            await asyncio.sleep(0.002)
+        connection = other._program.main
+        assert connection is not None
+        connection.abort()
+        try:
+            await call
+        except bigmachine.NetworkError as error:
+            return type(error).__name__
+        return "no error"
