@@ -13,13 +13,16 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bigmachine.errors import AuthenticationError, BigmachineError, NetworkError
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.server import Server
 from bigmachine.trust import Peer, Refused, Role, check_peer, peer_of
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.http_connection import HttpConnection
 
 _log = logging.getLogger("bigmachine.rpc")
 ALPN = "bigmachine/1"
@@ -132,13 +135,17 @@ class _Switch(asyncio.Protocol):
             connection = Connection(server.reactor, channel)
             channel.main = connection
             return connection
+        http: HttpConnection
         if alpn == "h2":
             from bigmachine.rpc.http2 import Http2
 
-            return Http2(server, peer)
-        from bigmachine.rpc.http1 import Http1
+            http = Http2(server, peer)
+        else:
+            from bigmachine.rpc.http1 import Http1
 
-        return Http1(server, peer)
+            http = Http1(server, peer)
+        server.others.add(http)
+        return http
 
 
 async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Server) -> None:
@@ -148,6 +155,9 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
     the chain of its certificate, for each session has an authority of its own.
     """
     try:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # asyncio does it only for sockets that say they are TCP's; without it a small reply may wait for 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.dup() as spare:  # the event loop closes its own before the peer is told
             try:
                 await _accept()(

@@ -7,8 +7,9 @@ whole is here: the services, the threads, the outcomes that are kept for calls s
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from bigmachine.errors import DeadlineExceeded
 from bigmachine.rpc.channel import Channel
@@ -19,10 +20,17 @@ from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.runs import AwaitedRun, Waiting
 from bigmachine.rpc.services import Method, ServiceTable
 from bigmachine.rpc.statistics import Statistics
+from bigmachine.rpc.streams import stream_kind
 from bigmachine.trust import Peer
 
 #: Raises AuthenticationError if the peer may not call the method of this wire name.
 Authorize = Callable[[Peer, str], None]
+
+
+class Closable(Protocol):
+    """A connection that can be ended."""
+
+    def close(self) -> None: ...
 
 
 class Server:
@@ -45,6 +53,8 @@ class Server:
         self.reactor = reactor or Reactor(asyncio.get_running_loop())
         self.pool = ThreadPool(self.reactor, threads, "bigmachine-call")
         self.channels: set[Channel] = set()
+        #: Connections that do not speak frames.
+        self.others: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.ledger: Ledger[Waiting, Encoded] = Ledger()
         self.statistics = Statistics()
         #: Called with each connection's peer when it begins to call.
@@ -83,17 +93,24 @@ class Server:
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                return await run.outcome()
+                result = await run.outcome()
         except TimeoutError:
             # Not `run.remaining()`: an event loop's timer may go off up to a millisecond early.
             if not limit.expired():
                 raise  # the method's own
-            raise DeadlineExceeded(f"{method.name} had no outcome within {timeout:g} s") from None
-        finally:
             run.cancel()
+            raise DeadlineExceeded(f"{method.name} had no outcome within {timeout:g} s") from None
+        except BaseException:
+            run.cancel()
+            raise
+        if stream_kind(result) is None:
+            run.cancel()  # tasks that it left behind see that nobody waits any more
+        return result
 
     async def close(self) -> None:
         """Close every connection and let the threads end."""
         for channel in list(self.channels):
             channel.close_lanes()
+        for other in list(self.others):
+            other.close()
         self.pool.close()
