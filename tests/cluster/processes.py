@@ -29,6 +29,8 @@ from bigmachine.systems.local import LocalSystem
 from tests.cluster.fault_services import Target
 
 T = TypeVar("T")
+#: Threads that are there from the first time on that they are needed.
+MADE_ONCE = frozenset(("bigmachine-output",))
 #: Nothing that is awaited here takes longer unless it hangs.
 LIMIT = 10.0
 #: What the kernel and the other side still do after a caller has its answer: closing, reaping.
@@ -114,7 +116,7 @@ class Footprint:
         return cls(
             processes=pids,
             descriptors=tuple((pid, descriptors(pid)) for pid in pids),
-            threads=tuple(sorted(thread.name for thread in threading.enumerate())),
+            threads=tuple(sorted(thread.name for thread in threading.enumerate() if thread.name not in MADE_ONCE)),
             tasks=tuple(tuple(sorted(names)) for names in tasks),
             files=tuple(sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))),
         )
