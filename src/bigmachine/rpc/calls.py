@@ -6,6 +6,9 @@ here the condition is made when somebody needs it (`_condition` is a property), 
 
 Rule that makes this safe without a lock: whoever completes first writes the outcome and the state, then looks for
 waiters; whoever waits first registers, then looks at the state. Under the interpreter lock one of them sees the other.
+
+The standard library's own waiters have another rule: they look twice at `_state` while they hold the condition, and it
+must not change in between. So `_state` is another thing than `_now`: what was told under the condition.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
-from bigmachine.rpc.context import get_current
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
 
@@ -53,7 +55,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     """
 
     # Defaults on the class: making a Call then costs four assignments.
-    _state: str = _PENDING
+    _now: str = _PENDING
+    _told: str = _PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _cond: threading.Condition | None = None
@@ -91,13 +94,23 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             with _making_condition:
                 if self._cond is None:
                     self._waiters: list[Any] = []
-                    self._cond = threading.Condition()
+                    condition = threading.Condition()
+                    with condition:  # nobody looks at `_state` before this is through
+                        self._cond = condition
+                        # Whoever completes it from here on will tell; if it is complete, perhaps nobody will.
+                        self._told = self._now
         return self._cond
 
+    def _told_state(self) -> str:
+        return self._now if self._cond is None else self._told
+
     if TYPE_CHECKING:
-        _condition: threading.Condition  # as the base has it, and type checkers want it for `as_completed`
+        # As the base has them, and type checkers want them for `as_completed`.
+        _condition: threading.Condition
+        _state: str
     else:
         _condition = property(_make_condition)
+        _state = property(_told_state)
 
     @property
     def _done_callbacks(self) -> list[Callable[[Any], object]]:  # as above
@@ -127,7 +140,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return self.__dict__.setdefault("_winner", me) is me
 
     def _publish(self, state: str) -> None:
-        self._state = state
+        self._now = state
         if self._lock is not None:
             self._lock.release()
         if self._awaiting is not None:
@@ -142,8 +155,11 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     def _notify(self) -> None:
         assert self._cond is not None
         with self._cond:
+            if self._told is not _PENDING:
+                return  # the condition was made after it was complete: nobody has waited on it
+            self._told = self._now
             for waiter in self._waiters:
-                if self._state is _CANCELLED:
+                if self._now is _CANCELLED:
                     waiter.add_cancelled(self)
                 elif self._exception is not None:
                     waiter.add_exception(self)
@@ -160,19 +176,19 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 return  # the other thread took it
             try:
                 callback(self)
-            except Exception:  # noqa: BLE001 (the edge: a callback is the user's)
+            except (Exception, SystemExit):  # noqa: BLE001 (the edge: a callback is the user's, the loop everybody's)
                 _log.exception("a callback of %r failed", self)
 
     # the Future's face
 
     def set_result(self, result: R) -> None:
         if not self.finish(result):
-            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+            raise concurrent.futures.InvalidStateError(f"{self._now}: {self!r}")
 
     def set_exception(self, exception: BaseException | None) -> None:
         assert exception is not None
         if not self.fail(exception):
-            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+            raise concurrent.futures.InvalidStateError(f"{self._now}: {self!r}")
 
     def cancel(self) -> bool:
         """Give the call up: the caller is released now, the method is told."""
@@ -180,25 +196,25 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             self._publish(_CANCELLED)
             if self.carrier is not None:
                 self.carrier.give_up(self)
-        return self._state is _CANCELLED
+        return self._now is _CANCELLED
 
     def cancelled(self) -> bool:
-        return self._state is _CANCELLED
+        return self._now is _CANCELLED
 
     def running(self) -> bool:
-        return self._state is _PENDING
+        return self._now is _PENDING
 
     def done(self) -> bool:
         if "offer" in self.__dict__:
             self.send_far()
-        return self._state is not _PENDING
+        return self._now is not _PENDING
 
     def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:
         """Call `fn(call)` when there is an outcome; in the thread that brings it, so it must be quick."""
         if "offer" in self.__dict__:
             self.send_far()
         self._done_callbacks.append(fn)
-        if self._state is not _PENDING:
+        if self._now is not _PENDING:
             self._run_callbacks()
 
     def result(self, timeout: float | None = None) -> R:
@@ -207,7 +223,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         Raises: what the method raised; DeadlineExceeded (a TimeoutError) after `timeout` seconds, while the call
         goes on; CancelledError.
         """
-        if self._state is _PENDING:
+        if self._now is _PENDING:
             self.wait(timeout)
         try:
             return self.outcome()
@@ -215,9 +231,9 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 (as in `outcome`)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self._state is _PENDING:
+        if self._now is _PENDING:
             self.wait(timeout)
-        if self._state is _CANCELLED:
+        if self._now is _CANCELLED:
             raise CancelledError
         return self._exception
 
@@ -229,7 +245,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             finally:
                 # Otherwise the exception, its traceback and this frame keep each other alive.
                 self = None  # type: ignore[assignment]  # noqa: PLW0642 (breaks the cycle)
-        if self._state is _CANCELLED:
+        if self._now is _CANCELLED:
             raise CancelledError
         return self._result  # type: ignore[no-any-return]  # R by construction
 
@@ -240,40 +256,29 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """
         if "offer" in self.__dict__:
             self.send_far()
-        if self.carrier is not None and self.carrier.reactor.is_here and self._state is _PENDING:
+        if self.carrier is not None and self.carrier.reactor.is_here and self._now is _PENDING:
             raise BigmachineError(
                 f"waiting for {self.name} here would stop the event loop that carries its answer: use 'await'"
             )
-        info = get_current()
-        if info is None:
-            self._wait(timeout)
-            return
-        info.wait_for(self)
-        try:
-            self._wait(timeout)
-        finally:
-            info.leave_off(self)
-
-    def _wait(self, timeout: float | None) -> None:
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()
         if timeout is not None or self.__dict__.setdefault("_lock", lock) is not lock:
             self._wait_for_condition(timeout)
-        elif self._state is _PENDING:
+        elif self._now is _PENDING:
             lock.acquire()
 
     def _wait_for_condition(self, timeout: float | None) -> None:
         end = None if timeout is None else time.monotonic() + timeout
         with self._condition:
-            while self._state is _PENDING:
+            while self._now is _PENDING:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(f"{self.name or 'the call'} had no outcome within {timeout:g} s")
                 self._cond.wait(left)  # type: ignore[union-attr]  # made by the property just above
 
     def __await__(self) -> Generator[Any, None, R]:
-        if self._state is _PENDING:
+        if self._now is _PENDING:
             loop = events.get_running_loop()
             offer = self.__dict__.pop("offer", None)
             if offer is not None:
@@ -283,13 +288,13 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 self._awaiting = [(loop, waiter)]
             else:
                 self._awaiting.append((loop, waiter))
-            if self._state is _PENDING:
+            if self._now is _PENDING:
                 try:
                     yield from waiter
                 except asyncio.CancelledError:
                     self.cancel()
                     raise
-        if self._state is _CANCELLED:
+        if self._now is _CANCELLED:
             raise asyncio.CancelledError
         try:
             return self.outcome()
@@ -297,7 +302,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 (as in `outcome`)
 
     def __repr__(self) -> str:
-        how = self._state.split("_")[0].lower()
+        how = self._now.split("_")[0].lower()
         if self._exception is not None:
             how = f"raised {type(self._exception).__name__}"
         return f"<Call {self.name} #{self.ident} {how}>"

@@ -103,7 +103,7 @@ class Link(Lanes):
         #: Whether calls wait: the machine is not up yet.
         self._is_held = is_held
         self._idents = itertools.count(1)
-        self._token = os.urandom(16)
+        self._token = b""  # of the main connection, for its bulk lane
         self._pending: dict[int, Call[Any]] = {}
         self._waiting: dict[int, Encoded] = {}  # for a connection
         self._held: dict[int, Encoded] = {}  # for `release`
@@ -112,12 +112,11 @@ class Link(Lanes):
         self._heartbeat = Heartbeat(self)
         self._dialling: asyncio.Task[Any] | None = None
         self._dialling_bulk: asyncio.Task[Any] | None = None
-        self._for_bulk: list[tuple[Encoded, list[Feed] | None]] = []
+        self._for_bulk: dict[int, Encoded] = {}  # for the bulk lane
+        self._judged: set[Call[Any]] = set()  # sent over a connection that was lost; what that means is being found out
         self._closed: BaseException | None = None
-        #: Connected, neither held nor closed nor doubted.
+        #: Connected, neither held nor closed.
         self.is_ready = False
-        #: Whether the connection may be mute: then calls wait for it to speak, or for the next one.
-        self._is_doubted = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
@@ -148,12 +147,13 @@ class Link(Lanes):
             timeout = _time_left(limit, timeout, method)
         call: Call[Any] = Call(next(self._idents), method, self)
         flags = 0
+        feeds: list[Feed] = []
         if not are_plain(args, kwargs):
             args, kwargs, feeds = take_streams(args, kwargs, self._idents.__next__)
-            if feeds:
-                flags = STREAMED
-                self._feeds[call.ident] = feeds
+            flags = STREAMED if feeds else 0
         encoded = self.codec.call(CALL, flags, call.ident, method, args, kwargs, timeout, key)
+        if feeds:
+            self._feeds[call.ident] = feeds
         reactor = self.reactor
         if get_ident() == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
@@ -161,7 +161,10 @@ class Link(Lanes):
         loop = _get_running_loop()
         near = None if loop is None or flags else self._near(loop)
         if near is None or not near.offer(call, encoded, timeout):
-            reactor.post(self.begin, call, encoded, timeout, is_urgent)
+            try:
+                reactor.post(self.begin, call, encoded, timeout, is_urgent)
+            except RuntimeError:
+                call.fail(_fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
         return call
 
     def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
@@ -281,15 +284,15 @@ class Link(Lanes):
             )
 
     def _enter(self, ident: int, encoded: Encoded) -> None:
-        if self.main is not None and not self._is_doubted:
+        if self.main is not None:
             self._send(ident, encoded)
         else:
             self._waiting[ident] = encoded
-            if self.main is None and self._dialling is None:
+            if self._dialling is None:
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _check_ready(self) -> None:
-        is_free = not self._is_held and self._tamper is None and not self._is_doubted
+        is_free = not self._is_held and self._tamper is None
         self.is_ready = self.main is not None and self._closed is None and is_free
 
     def tamper_with(self, tamper: Tamper | None) -> None:
@@ -307,14 +310,15 @@ class Link(Lanes):
 
     def pass_on(self, ident: int, encoded: Encoded) -> None:
         """Send a call as it is; on the loop's thread."""
-        feeds = self._feeds.pop(ident, None) if self._feeds else None
+        feeds = self._feeds.get(ident) if self._feeds else None
         if self.bulk is None and (type(encoded) is not bytes or (feeds and any(f.kind == BYTES for f in feeds))):
-            self._for_bulk.append((encoded, feeds))
+            self._for_bulk[ident] = encoded
             self._open_bulk()
         else:
-            self._send_now(encoded, feeds)
+            self._send_now(ident, encoded)
 
-    def _send_now(self, encoded: Encoded, feeds: list[Feed] | None) -> None:
+    def _send_now(self, ident: int, encoded: Encoded) -> None:
+        feeds = self._feeds.pop(ident, None) if self._feeds else None
         if feeds is None:
             self.transmit(encoded)
             return
@@ -330,14 +334,18 @@ class Link(Lanes):
 
     def _forget(self, ident: int) -> None:
         self._feeds.pop(ident, None)
+        is_unsent = any(place.pop(ident, None) for place in (self._waiting, self._held, self._for_bulk))
         call = self._pending.pop(ident, None)
         if call is None:
             if (incoming := self.incoming.get(ident)) is not None:
                 incoming.close()
             return
         _stop_timer(call)
-        if self._waiting.pop(ident, None) is None and self._held.pop(ident, None) is None:
-            self.transmit(small_frame(CANCEL, 0, ident))
+        if not is_unsent:
+            cancel = small_frame(CANCEL, 0, ident)
+            self.transmit(cancel)
+            if self.bulk is not None:
+                self.transmit(cancel, True)  # it must not come before its call, which may have gone that way
 
     def run_in_thread(self, job: Job) -> None:
         if self._pool is None:
@@ -346,9 +354,7 @@ class Link(Lanes):
 
     # frames
 
-    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
-        if self._is_doubted:
-            self.believe()
+    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901 (hot: no call more)
         pending = self._pending
         methods = self.statistics.methods
         now = time.perf_counter()
@@ -369,16 +375,21 @@ class Link(Lanes):
                 else:
                     try:
                         value = pickle.loads(payload, buffers=buffers or ())
-                    except Exception as exc:  # noqa: BLE001 (a user's constructor)
+                    except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
                         call.fail(_not_rebuilt(exc, call.name))
                     else:
                         call.finish(value)
                     if connection is self.main and (buffers or len(payload) > LARGE):
-                        self._open_bulk()
+                        self._wish_for_bulk(payload, buffers)
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
                 if buffers and connection is self.main:
-                    self._open_bulk()
+                    self._wish_for_bulk(payload, buffers)
+
+    def _wish_for_bulk(self, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+        """Open the bulk lane for the next one, if this one was large."""
+        if len(payload) + sum(map(len, buffers or ())) > LARGE:
+            self._open_bulk()
 
     def _special(self, call: Call[Any], flags: int, payload: Buffer) -> None:
         if flags & OVERSIZED:
@@ -403,18 +414,6 @@ class Link(Lanes):
         """Return how much has come, by both lanes."""
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
-    def doubt(self) -> None:
-        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is."""
-        self._is_doubted = True
-        self._check_ready()
-
-    def believe(self) -> None:
-        """Send what has waited: the connection is not mute after all."""
-        if self._is_doubted:
-            self._is_doubted = False
-            self._check_ready()
-            self._send_waiting()
-
     async def replace(self) -> bool:
         """Dial anew beside a connection that is mute, and give that one up if it still is."""
         mute, heard = self.main, self.bytes_heard()
@@ -434,7 +433,8 @@ class Link(Lanes):
 
     async def _dial(self) -> None:
         try:
-            self._up(await self._dialer.dial(self.reactor, self))
+            if self.main is None:
+                self._up(await self._dialer.dial(self.reactor, self))
         except BigmachineError as exc:
             await self._fail_waiting(exc)
         except Exception as exc:  # noqa: BLE001 (the task's edge: whoever waits must hear of it)
@@ -454,16 +454,16 @@ class Link(Lanes):
             self.reactor.spawn(self._fail_waiting(cause), f"judge {self.name}")
             return
         self.main = connection
+        # A new one each time: the peer may not have noticed yet that the last connection is over, and the bulk lane
+        # must not come to that one.
+        self._token = os.urandom(16)
         connection.send(self._hello(MAIN))
         self._check_ready()
-        self._send_waiting()
-        if self.on_up is not None:
-            self.on_up()
-
-    def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for ident, encoded in waiting.items():
             self._send(ident, encoded)
+        if self.on_up is not None:
+            self.on_up()
 
     def _hello(self, lane: int) -> bytes:
         return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
@@ -477,17 +477,18 @@ class Link(Lanes):
             connection = await self._dialer.dial(self.reactor, self)
         except BigmachineError as exc:
             _log.debug("no bulk lane to %s: %s", self.name, exc)
+        except Exception:  # noqa: BLE001 (the task's edge: what waits for it goes the other way)
+            _log.exception("dialling %s for bulk failed", self.name)
         else:
             if self.main is None or self._closed is not None:
                 connection.close()
             else:
                 self.bulk = connection
                 connection.send(self._hello(BULK))
-        finally:
-            self._dialling_bulk = None
-            large, self._for_bulk = self._for_bulk, []
-            for encoded, feeds in large:
-                self._send_now(encoded, feeds)
+        self._dialling_bulk = None
+        large, self._for_bulk = self._for_bulk, {}
+        for ident, encoded in large.items():
+            self._send_now(ident, encoded)
 
     def lost(self, connection: Connection, error: Exception | None) -> None:
         """A connection has ended."""
@@ -500,10 +501,15 @@ class Link(Lanes):
 
     def _down(self, error: Exception | None) -> None:
         self.main = None
-        self.is_ready = self._is_doubted = False
+        self.is_ready = False
         bulk, self.bulk = self.bulk, None
         if bulk is not None:
             bulk.abort(error)
+        if self._dialling_bulk is not None:
+            self._dialling_bulk.cancel()
+            self._dialling_bulk = None
+        self._waiting.update(self._for_bulk)  # nothing of them was sent
+        self._for_bulk = {}
         cause = translate_loss(error, self.name)
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
@@ -516,13 +522,24 @@ class Link(Lanes):
             self.reactor.spawn(self._judge(sent, streams, cause), f"judge {self.name}")
         if self.on_down is not None and self._closed is None:
             self.on_down(cause)
+        if self._waiting and self._dialling is None and self._closed is None:
+            self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     async def _judge(self, calls: list[Call[Any]], streams: list[Any], cause: BigmachineError) -> None:
         error: BaseException = cause
+        self._judged.update(calls)
+        try:
+            if self._closed is None and self._verdict is not None:
+                error = await self._verdict(cause)
+        except Exception:  # noqa: BLE001 (whoever waits must hear of the loss, whatever becomes of the verdict)
+            _log.exception("what the loss of the connection to %s means could not be found out", self.name)
+        finally:
+            self._judged.difference_update(calls)
+            self._tell(calls, streams, error)
+
+    def _tell(self, calls: list[Call[Any]], streams: list[Any], error: BaseException) -> None:
         if self._closed is not None:
             error = self._closed
-        elif self._verdict is not None:
-            error = await self._verdict(cause)
         for call in calls:
             _stop_timer(call)
             call.fail(_fresh(error))
@@ -540,15 +557,17 @@ class Link(Lanes):
         self._closed = error
         self.is_ready = False
         self._heartbeat.stop()
-        if self._dialling is not None:
-            self._dialling.cancel()
+        for dialling in (self._dialling, self._dialling_bulk):
+            if dialling is not None:
+                dialling.cancel()
         for near in list(self._nears.values()):
             near.close(error)
         pending, self._pending = self._pending, {}
         self._waiting.clear()
         self._held.clear()
+        self._for_bulk.clear()
         self._feeds.clear()
-        for call in pending.values():
+        for call in (*pending.values(), *self._judged):
             _stop_timer(call)
             call.fail(_fresh(error))
         self.end_streams(error)
@@ -593,5 +612,5 @@ def translate_loss(error: Exception | None, name: str) -> BigmachineError:
     return as_network_error(error, name)
 
 
-def _not_rebuilt(exc: Exception, method: str) -> InvalidCall:
+def _not_rebuilt(exc: BaseException, method: str) -> InvalidCall:
     return InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")

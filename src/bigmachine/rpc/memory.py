@@ -76,6 +76,10 @@ class _Pipe(asyncio.Transport):
         """Nothing to set: the limit is fixed."""
 
     def close(self) -> None:
+        # Not here: whoever closes may be in the middle of frames that lie in the receive buffer of both ends.
+        self._loop.call_soon(self._close)
+
+    def _close(self) -> None:
         if not self._is_closing:
             self._deliver()
             self.abort()

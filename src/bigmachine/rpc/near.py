@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import BigmachineError, NetworkError
@@ -81,7 +82,9 @@ class Near:
             self._calls += 1
             if self._is_fast and self._opening is None and self._calls >= _WORTH_IT and self.far.is_ready:
                 self._calls = 0
-                self._opening = self.loop.create_task(self._open(), name=f"own connection to {self.far.name}")
+                name = f"own connection to {self.far.name}"
+                # It outlives this call, so it does not take its deadline along.
+                self._opening = self.loop.create_task(self._open(), name=name, context=Context())
             return False
         call.offer = Offer(self, encoded, timeout)
         self._fresh.append(call)

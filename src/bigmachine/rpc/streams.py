@@ -321,6 +321,8 @@ class Incoming:
         self._wake()
 
     def end(self, error: BaseException | None) -> None:
+        if self._has_ended:
+            return
         self.carrier.incoming.pop(self.ident, None)
         self._error = error
         self._has_ended = True

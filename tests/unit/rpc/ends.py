@@ -229,7 +229,7 @@ def quiet() -> Iterator[list[str]]:
     """Fail if an error was logged, or a thread or a descriptor is left; who expects an error clears the list."""
     _warm_up()
     _depth.append(0)
-    before = descriptors()
+    before, threads = descriptors(), set(threading.enumerate())
     complaints: list[str] = []
     handler = _Complaints(complaints)
     logging.getLogger().addHandler(handler)
@@ -237,7 +237,7 @@ def quiet() -> Iterator[list[str]]:
         yield complaints
         if len(_depth) > 1:
             return  # the outermost looks
-        until(lambda: not [t.name for t in threading.enumerate() if t.name.startswith(_THREADS)])
+        until(lambda: not [t for t in threading.enumerate() if t.name.startswith(_THREADS) and t not in threads])
         gc.collect()
         until(lambda: descriptors() <= before)
     finally:

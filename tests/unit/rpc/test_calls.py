@@ -486,6 +486,8 @@ def test_a_call_that_is_dropped_is_gone_at_once_with_its_outcome(carrier: Carrie
 # --- races
 
 ROUNDS = 1500
+#: Longer than the whole race may take: a waiter that is only released by its time counts as left behind.
+FAR_TOO_LONG = 60.0
 
 
 @pytest.fixture
@@ -557,22 +559,57 @@ def by_callback(call: Call[int]) -> object:
         done.set()
 
     call.add_done_callback(tell)
-    assert done.wait(PATIENCE), "never told"
+    assert done.wait(FAR_TOO_LONG), "never told"
     return told[0] if len(told) == 1 else told
 
 
 WAITERS: dict[str, Callable[[Call[int]], object]] = {
     "result": lambda call: call.result(),
     "result too": lambda call: call.result(),
-    "result in time": lambda call: call.result(PATIENCE),
-    "wait": lambda call: _caught(concurrent.futures.wait([call], PATIENCE).done.pop().result),
+    "result in time": lambda call: call.result(FAR_TOO_LONG),
     "callback": by_callback,
 }
+
+
+def by_wait(how: str) -> Callable[[Call[int]], object]:
+    def act(call: Call[int]) -> object:
+        done, not_done = concurrent.futures.wait([call], FAR_TOO_LONG, how)
+        assert not not_done
+        return done.pop().result()
+
+    return act
+
+
+def by_completed(call: Call[int]) -> object:
+    """An actor that is given each of several once."""
+    other: Call[int] = Call(0, "S.other")
+    seen = []
+    for ended in concurrent.futures.as_completed([call, other], FAR_TOO_LONG):
+        seen.append(ended)
+        if ended is call:
+            other.finish(0)
+    assert seen == [call, other]
+    return call.result()
 
 
 @pytest.mark.usefixtures("restless")
 def test_no_waiter_is_left_behind_when_all_come_as_the_outcome_does(carrier: Carrier) -> None:
     actors = {**WAITERS, "finish": lambda call: call.finish(3)}
+    outcomes = Race(carrier, actors).run()
+    assert set(outcomes.pop("finish")) == {True}
+    for name, got in outcomes.items():
+        assert got == [3] * ROUNDS, name
+
+
+@pytest.mark.usefixtures("restless")
+def test_the_standard_librarys_waiters_are_told_once_when_they_come_as_the_outcome_does(carrier: Carrier) -> None:
+    actors = {
+        "all": by_wait(concurrent.futures.ALL_COMPLETED),
+        "first": by_wait(concurrent.futures.FIRST_COMPLETED),
+        "exception": by_wait(concurrent.futures.FIRST_EXCEPTION),
+        "completed": by_completed,
+        "finish": lambda call: call.finish(3),
+    }
     outcomes = Race(carrier, actors).run()
     assert set(outcomes.pop("finish")) == {True}
     for name, got in outcomes.items():
@@ -595,7 +632,7 @@ def test_a_result_and_a_cancellation_at_once_leave_one_outcome_that_all_see(carr
         "fail": lambda call: call.fail(KeyError()),
         "cancel": lambda call: (call.cancel(), call.cancelled()),
         "result": lambda call: call.result(),
-        "result in time": lambda call: call.result(PATIENCE),
+        "result in time": lambda call: call.result(FAR_TOO_LONG),
         "callback": by_callback,
         "loop": awaiting(),
     }
