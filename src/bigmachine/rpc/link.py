@@ -442,7 +442,7 @@ class Link(Lanes):
             await self._fail_waiting(NetworkError(f"dialling {self.name} failed: {exc}"))
         finally:
             self._dialling = None
-            if self._waiting and self._closed is None:  # they came while the failure was told
+            if self._waiting and self.main is None and self._closed is None:  # they came while the failure was told
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _up(self, connection: Connection) -> None:
