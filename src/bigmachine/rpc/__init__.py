@@ -13,9 +13,9 @@ from bigmachine.rpc.names import name_of
 from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket
 from bigmachine.rpc.pool import DEFAULT_THREADS
 from bigmachine.rpc.reactor import Reactor, new_event_loop
+from bigmachine.rpc.readers import ByteStream, Stream
 from bigmachine.rpc.server import Server
 from bigmachine.rpc.services import ServiceTable
-from bigmachine.rpc.streams import ByteStream, Stream
 from bigmachine.rpc.wire import DEFAULT_LIMIT
 
 __all__ = [

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bigmachine.rpc.streams import BYTES, StreamRef, stream_kind
+from bigmachine.rpc.streamed import BYTES, PLAIN, StreamRef, stream_kind
 
-_PLAIN = frozenset((int, float, str, bytes, bool, type(None), dict, list, tuple, set, bytearray, complex, frozenset))
 _STREAMS = (
     "Iterator",
     "Generator",
@@ -44,11 +43,11 @@ class Feed:
 def are_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Tell quickly whether no argument can be a stream."""
     for value in args:
-        if type(value) not in _PLAIN:
+        if type(value) not in PLAIN:
             return False
     if kwargs:
         for value in kwargs.values():
-            if type(value) not in _PLAIN:
+            if type(value) not in PLAIN:
                 return False
     return True
 

@@ -11,9 +11,10 @@ from bigmachine.errors import BigmachineError, InvalidCall, NetworkError
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, Lanes
+from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
-from bigmachine.rpc.streams import Outgoing, StreamRef
+from bigmachine.rpc.streamed import StreamRef
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,

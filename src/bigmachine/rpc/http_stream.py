@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
 
 from bigmachine.errors import DeadlineExceeded
-from bigmachine.rpc import http_errors, http_json, streams
+from bigmachine.rpc import http_errors, http_json, streamed
 
 LINES = "application/x-ndjson"
 BYTES = "application/octet-stream"
@@ -118,13 +118,13 @@ def stream_of(result: object, deadline: float | None) -> Streamed | None:
 
     `deadline` is an instant of the event loop's clock; the whole stream must be through by then.
     """
-    kind = streams.stream_kind(result)
+    kind = streamed.stream_kind(result)
     if kind is None:
         return None
     close = getattr(result, "close", None)
-    if kind == streams.BYTES:
+    if kind == streamed.BYTES:
         read = cast(BinaryIO, result).read
-        return Streamed(Pulled(lambda: read(streams.PIECE) or _END, close), BYTES, deadline)
+        return Streamed(Pulled(lambda: read(streamed.PIECE) or _END, close), BYTES, deadline)
     # As in `streams`, what is both is read in a thread.
     if isinstance(result, Iterator):
         return Streamed(Pulled(lambda: next(result, _END), close), LINES, deadline)

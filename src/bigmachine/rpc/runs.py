@@ -16,7 +16,7 @@ from bigmachine.errors import DeadlineExceeded, InvalidCall
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.context import CallInfo, set_current, set_deadline
 from bigmachine.rpc.services import Method
-from bigmachine.rpc.streams import stream_kind
+from bigmachine.rpc.streamed import stream_kind
 from bigmachine.rpc.wire import RESULT
 
 if TYPE_CHECKING:

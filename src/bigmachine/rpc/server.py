@@ -20,7 +20,7 @@ from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.runs import AwaitedRun, Waiting
 from bigmachine.rpc.services import Method, ServiceTable
 from bigmachine.rpc.statistics import Statistics
-from bigmachine.rpc.streams import stream_kind
+from bigmachine.rpc.streamed import stream_kind
 from bigmachine.trust import Peer
 
 #: Raises AuthenticationError if the peer may not call the method of this wire name.

@@ -22,17 +22,10 @@ import pytest
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError, is_remote
 from bigmachine.rpc import ByteStream, Codec, Stream, current_call, deadline
 from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.streams import (
-    BYTES,
-    ITEMS,
-    PIECE,
-    WINDOW_BYTES,
-    WINDOW_ITEMS,
-    Incoming,
-    Outgoing,
-    StreamHost,
-    stream_kind,
-)
+from bigmachine.rpc.incoming import Incoming
+from bigmachine.rpc.outgoing import Outgoing
+from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS, stream_kind
+from bigmachine.rpc.streams import StreamHost
 from bigmachine.rpc.wire import CLOSE, CREDIT, END, ITEM, OVERSIZED, small_frame
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
 

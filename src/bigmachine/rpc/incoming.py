@@ -1,0 +1,158 @@
+"""The reading end of a stream: holds what has arrived, wakes whoever waits for it, returns credit.
+
+`put` and `end` are on the reactor's thread; `pull` and `close` may be in any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from bigmachine.errors import BigmachineError, DeadlineExceeded
+from bigmachine.rpc.context import remaining
+from bigmachine.rpc.streamed import WINDOW_BYTES, WINDOW_ITEMS, Carrier
+from bigmachine.rpc.wire import CLOSE, CREDIT, CREDIT_PAYLOAD, small_frame
+
+_log = logging.getLogger("bigmachine.rpc")
+
+
+class Incoming:
+    """The reading end: holds what has arrived, wakes whoever waits for it, returns credit."""
+
+    def __init__(self, carrier: Carrier, ident: int, what: str) -> None:
+        self.carrier = carrier
+        self.ident = ident
+        self.what = what
+        self._items: deque[tuple[Any, int]] = deque()
+        self._error: BaseException | None = None
+        self._has_ended = False
+        self._is_closed = False
+        self._consumed_bytes = 0
+        self._consumed_items = 0
+        # How to wake each reader that waits: nearly always one, but threads may share a stream.
+        self._waiting: deque[Callable[[], object]] = deque()
+        carrier.incoming[ident] = self
+
+    # on the reactor's thread
+
+    def put(self, item: Any, size: int) -> None:
+        self._items.append((item, size))
+        self._wake()
+
+    def end(self, error: BaseException | None) -> None:
+        if self._has_ended:
+            return
+        self.carrier.incoming.pop(self.ident, None)
+        self._error = error
+        self._has_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            try:
+                wake = waiting.popleft()
+            except IndexError:  # `close` in another thread took it
+                return
+            wake()
+
+    # the reader's side
+
+    def pull(self) -> Any:
+        """Return the next item; wait for it, until the deadline that is set.
+
+        Raises: StopIteration at the end, the producer's error, DeadlineExceeded.
+        """
+        while True:
+            if self._items and (taken := self._take()) is not None:
+                return taken[0]
+            self._check_end()
+            if self.carrier.reactor.is_here:
+                raise BigmachineError(
+                    f"reading the stream {self.what} here would block the event loop: use 'async for'"
+                )
+            left = remaining()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
+            lock = threading.Lock()
+            lock.acquire()
+            self._waiting.append(lock.release)
+            if not self._is_due():
+                lock.acquire(timeout=-1 if left is None else left)
+
+    async def pull_async(self) -> Any:
+        """Return the next item; wait for it, until the deadline that is set.
+
+        Raises: StopAsyncIteration at the end, the producer's error, DeadlineExceeded.
+        """
+        while True:
+            if self._items and (taken := self._take()) is not None:
+                return taken[0]
+            try:
+                self._check_end()
+            except StopIteration:
+                raise StopAsyncIteration from None
+            left = remaining()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            self._waiting.append(partial(self.carrier.reactor.wake, loop, future))
+            if not self._is_due():
+                await asyncio.wait((future,), timeout=left) if left is not None else await future
+
+    def _is_due(self) -> bool:
+        return bool(self._items) or self._has_ended or self._is_closed
+
+    def _check_end(self) -> None:
+        if self._is_closed:
+            raise StopIteration
+        if self._has_ended:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            raise StopIteration
+
+    def _take(self) -> tuple[Any, int] | None:
+        try:
+            taken = self._items.popleft()
+        except IndexError:  # another reader, or `close`, was faster
+            return None
+        self._consumed_bytes += taken[1]
+        self._consumed_items += 1
+        if self._consumed_items >= WINDOW_ITEMS // 4 or self._consumed_bytes >= WINDOW_BYTES // 4:
+            self._give_credit()
+        return taken
+
+    def _give_credit(self) -> None:
+        size, self._consumed_bytes = self._consumed_bytes, 0
+        count, self._consumed_items = self._consumed_items, 0
+        while not self._has_ended and (size or count):
+            now = min(size, 0xFFFF_FFFF)  # one item can have more than a u32 holds
+            self._post(self.carrier.transmit, small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(now, count)))
+            size, count = size - now, 0
+
+    def close(self) -> None:
+        """Tell the producer to stop; safe to call twice and from a finaliser."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._items.clear()
+        if not self._has_ended:
+            self._post(self._send_close)
+        self._wake()
+
+    def _send_close(self) -> None:
+        if self.carrier.incoming.pop(self.ident, None) is not None:
+            self.carrier.transmit(small_frame(CLOSE, 0, self.ident))
+
+    def _post(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            self.carrier.reactor.post(function, *args)
+        except RuntimeError:
+            _log.debug("the link of the stream %s is closed", self.what)
