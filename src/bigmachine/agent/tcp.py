@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -147,7 +148,7 @@ class _Undecided:
         if name is not NEED_MORE:
             self._leave()
             self._decide(name, self._sock)
-        elif not data:
+        elif not data or _is_left(self._sock):
             self.close()
         else:
             # Peeked bytes stay, so the socket stays readable, and waiting for "readable" would spin.
@@ -184,6 +185,15 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_left(sock: socket.socket) -> bool:
+    """Tell whether the other side will say no more. Bytes that were only peeked at hide the end of the stream."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False  # only Linux tells; elsewhere the time-out does
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _refuse(sock: socket.socket) -> None:

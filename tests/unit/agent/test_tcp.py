@@ -178,6 +178,19 @@ def test_who_leaves_before_deciding_leaves_nothing() -> None:
     asyncio.run(main())
 
 
+def test_who_leaves_in_the_middle_of_a_hello_is_not_waited_for() -> None:
+    async def scenario() -> None:
+        house = House()
+        async with opened(house, patience=60) as port:
+            sock = dial(port, hello("m1")[:100])
+            await asyncio.sleep(0.05)  # it has been looked at, and is waited for
+            sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(5):
+                assert await end_of(sock) == b""
+
+    asyncio.run(scenario())
+
+
 def test_a_crowd_that_says_nothing_does_not_keep_others_out() -> None:
     async def main() -> None:
         house = House("h1-m1")
