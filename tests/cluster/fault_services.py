@@ -369,3 +369,22 @@ class Once:
         except bigmachine.NetworkError as error:
             return type(error).__name__
         return "no error"
+
+
+class Hoarder:
+    """Uses up a machine's file descriptors."""
+
+    def __init__(self) -> None:
+        self._files: list[int] = []
+
+    def take_all(self) -> int:
+        """Open files until no more can be opened."""
+        try:
+            while True:
+                self._files.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            return len(self._files)
+
+    def give_back(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
