@@ -250,6 +250,5 @@ def test_an_agent_without_descriptors_serves_whom_it_has_and_recovers(
     environ = {"PYTHONPATH": f"{IMPORTABLE}:{Path(__file__).parents[2]}"}
     outcome = run_program(write("few.py", FEW_DESCRIPTORS), environ=environ)
     assert outcome.out.splitlines() == ["2 2", "4", "5"]
-    complaints = outcome.err.splitlines()
-    assert all("no connection can be accepted for now" in line for line in complaints)
-    assert len(complaints) < 10
+    (complaint,) = outcome.err.splitlines()
+    assert "no connection can be accepted for now" in complaint

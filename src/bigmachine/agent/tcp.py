@@ -33,6 +33,8 @@ MAX_UNDECIDED: Final = 256
 _BACKLOG: Final = 1024
 #: How long accepting rests when there are no descriptors.
 _REST: Final = 0.1
+#: That is said once in so many seconds: people have to read it.
+_COMPLAINTS: Final = 60.0
 #: A hello in pieces is looked at again after this, and each time after twice as long.
 _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 0.1
@@ -58,6 +60,7 @@ class FrontDoor:
         self._timeout = timeout
         self._most = undecided
         self._undecided: dict[_Undecided, None] = {}
+        self._next_complaint = 0.0
         self._socket = _listen(host, port)
         loop.add_reader(self._socket.fileno(), self._accept)
 
@@ -83,11 +86,16 @@ class FrontDoor:
                 return
             except OSError as error:
                 # No descriptors or no memory: those who wait in the backlog are served when there are some again.
-                _log.warning("no connection can be accepted for now: %s; see `ulimit -n`", error)
+                self._complain(error)
                 self._loop.remove_reader(self._socket.fileno())
                 self._loop.call_later(_REST, self._accept_again)
                 return
             self._take(sock)
+
+    def _complain(self, error: OSError) -> None:
+        if self._loop.time() >= self._next_complaint:
+            self._next_complaint = self._loop.time() + _COMPLAINTS
+            _log.warning("no connection can be accepted for now: %s; see `ulimit -n`", error)
 
     def _accept_again(self) -> None:
         if self._socket.fileno() >= 0:
