@@ -151,6 +151,8 @@ class _AgentProcess:
         assert stdout is not None
         self._is_reading = True
         try:
+            if self._has_ended:
+                raise self._died()
             return self._read_line(stdout.fileno())
         finally:
             self._is_reading = False
@@ -195,7 +197,8 @@ class _AgentProcess:
             process.wait(max(_STEP, timeout))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(_LAST_WAIT)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it stands in the kernel; nothing more can be done
+                process.wait(_LAST_WAIT)
         finally:
             self._has_ended = True
             if not self._is_reading:  # else whoever reads closes it: its number must not be another file's meanwhile

@@ -252,6 +252,21 @@ def test_another_thread_may_shut_it_down_while_it_waits_for_its_agent(
     assert [str(error) for error in errors] == ["this local system was shut down while it started its agent"]
 
 
+def test_an_agent_that_is_ended_between_its_orders_and_its_report_is_an_error(
+    system: LocalSystem, ticket: Ticket, run_as: RunAs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_as(SILENT)
+    real = local._AgentProcess._report
+
+    def ended_before(agent: Any) -> bytes:
+        system.shutdown(10.0)
+        return real(agent)
+
+    monkeypatch.setattr(local._AgentProcess, "_report", ended_before)
+    with pytest.raises(ProvisionError, match="was shut down while it started its agent"):
+        system.launch(1, ticket)
+
+
 def test_a_signals_handler_may_shut_it_down_while_it_waits_for_its_agent(
     system: LocalSystem, ticket: Ticket, run_as: RunAs, pids: Path
 ) -> None:

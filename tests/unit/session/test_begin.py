@@ -1,0 +1,38 @@
+"""Where a program becomes a driver: the choice of the system, and what a driver is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bigmachine
+import bigmachine.session
+from bigmachine.errors import ProvisionError
+
+
+def test_the_public_names_are_these() -> None:
+    assert bigmachine.session.__all__ == ["Session", "init", "is_driver", "open_session", "start"]
+    assert all(hasattr(bigmachine.session, name) for name in bigmachine.session.__all__)
+    assert not hasattr(bigmachine.session, "other")
+
+
+def test_a_program_is_a_driver_and_init_returns_at_once() -> None:
+    assert bigmachine.is_driver() is True
+    bigmachine.init()
+
+
+def test_without_a_system_the_configured_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGMACHINE_SYSTEM", "inprocess")
+    with bigmachine.start(name="configured") as session:
+        assert session.system is not None
+        assert (session.system.name, session.name) == ("inprocess", "configured")
+
+
+def test_a_name_wins_over_the_configured_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BIGMACHINE_SYSTEM", "nowhere")
+    with bigmachine.start("inprocess") as session:
+        assert session.system is not None
+        assert session.system.name == "inprocess"
+    with pytest.raises(ProvisionError, match="no system is named 'nowhere'"):
+        bigmachine.start()
