@@ -218,22 +218,21 @@ def test_a_machine_without_descriptors_serves_whom_it_has_and_recovers(cluster: 
 
 
 FEW_DESCRIPTORS = """
-import resource, socket, sys, time
+import resource, socket, time
 import bigmachine
 from tests.cluster.fault_services import Target
+from tests.cluster.processes import agent_pid, descriptors
 
 if __name__ == "__main__":
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if bigmachine.is_driver():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
     with bigmachine.start("local") as session:
         machine, = session.start(1, services=[Target()])
         machine.wait()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        agent = agent_pid(machine)
+        resource.prlimit(agent, resource.RLIMIT_NOFILE, (50, 50))
         host, _, port = machine.address.partition("/")[0].rpartition(":")
         crowd = [socket.create_connection((host, int(port)), 5) for _ in range(200)]
         time.sleep(0.5)
-        print(machine.call(Target.add, 1), machine.call("Supervisor.ping", 2))
+        print(descriptors(agent).total(), machine.call(Target.add, 1), machine.call("Supervisor.ping", 2))
         for sock in crowd:
             sock.close()
         begin = time.monotonic()
@@ -249,6 +248,6 @@ def test_an_agent_without_descriptors_serves_whom_it_has_and_recovers(
 ) -> None:
     environ = {"PYTHONPATH": f"{IMPORTABLE}:{Path(__file__).parents[2]}"}
     outcome = run_program(write("few.py", FEW_DESCRIPTORS), environ=environ)
-    assert outcome.out.splitlines() == ["2 2", "4", "5"]
+    assert outcome.out.splitlines() == ["50 2 2", "4", "5"]
     (complaint,) = outcome.err.splitlines()
     assert "no connection can be accepted for now" in complaint
