@@ -50,6 +50,7 @@ class Host:
         self._reading: asyncio.Task[object] | None = None
         self._acking: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._was_healthy = True
 
     # on the reactor's thread
 
@@ -58,6 +59,16 @@ class Host:
         self._tenants[machine_id] = tenant
         if self._reading is None:
             self._reading = self.link.reactor.spawn(self._read(), f"events of {self.agent_id}")
+
+    def note_health(self, healthy: bool) -> None:
+        """Note whether the host has memory to spare; a change for the worse is logged [Go: machine.go]."""
+        if self._was_healthy and not healthy:
+            _log.warning(
+                "the host of agent %s (%s) is short of memory: fewer machines on it, or fewer calls at once, help",
+                self.agent_id,
+                self.link.name,
+            )
+        self._was_healthy = healthy
 
     def dismiss(self, machine_id: str) -> None:
         """Stop listening for a machine."""

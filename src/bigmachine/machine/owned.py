@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from bigmachine.agent import LaunchSpec
+from bigmachine.agent import KeepaliveReply, LaunchSpec
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -168,7 +168,7 @@ class Owner:
         while self.machine.state is not State.STOPPED:
             sent = time.monotonic()
             try:
-                await self._host.link.submit(method, (clocks.lease,), {}, patience)
+                reply: KeepaliveReply = await self._host.link.submit(method, (clocks.lease,), {}, patience)
             except MachineStopped as exc:
                 self._end(exc)
                 return
@@ -185,7 +185,8 @@ class Owner:
                     await asyncio.sleep(min(0.5, clocks.interval))
             else:
                 answered = time.monotonic()
-                self.machine.kept_alive(answered - sent, clocks.lease)
+                self.machine.kept_alive(answered - sent, reply.next_s)
+                self._host.note_health(reply.healthy)
                 await asyncio.sleep(clocks.interval)
 
     async def _age(self, limit: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bigmachine.agent import Event, KeepaliveReply, LaunchSpec, MachineInfo, Output, PhaseChanged
@@ -30,6 +31,7 @@ class OddSystem(InprocessSystem):
         self.unreachable: dict[str, Exception] = {}
         self.dials: list[str] = []
         self.readers: list[int] = []  # the cursors from which events were read
+        self.healthy = True
         self.repeats = False  # whether it gives events again that it gave before
 
     @property
@@ -120,7 +122,8 @@ class _OddSupervisor(Supervisor):
     async def keepalive(self, lease_s: float) -> KeepaliveReply:
         if self._system.on_keepalive is not None:
             await self._system.on_keepalive()
-        return await super().keepalive(lease_s)
+        reply = await super().keepalive(lease_s)
+        return replace(reply, healthy=self._system.healthy)
 
     async def info(self) -> MachineInfo:
         if self._system.on_info is not None:

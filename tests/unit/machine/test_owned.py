@@ -236,6 +236,21 @@ def test_a_machine_that_is_never_kept_alive_ends_itself() -> None:
         assert stopped(machine).certificate.cause == Cause.LEASE_EXPIRED
 
 
+def test_a_host_that_gets_short_of_memory_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    odd = OddSystem(Keepalive(interval=0.01, timeout=5.0, lease=5.0))
+    with inside(odd) as (_, session):
+        one, other = session.start(2, services=[Echo()])
+        eventually(lambda: one.keepalive_reply_times() and other.keepalive_reply_times(), "no keepalives")
+        assert not caplog.records
+        odd.healthy = False
+        eventually(lambda: caplog.records, "nothing is logged")
+        before = len(one.keepalive_reply_times())
+        assert before < 10
+        eventually(lambda: len(one.keepalive_reply_times()) == 10, "it is not kept alive any more")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"the host of agent {odd.agent_id}" in caplog.text
+
+
 def test_a_machine_ends_when_it_is_too_old_however_well_it_is_kept() -> None:
     odd = OddSystem(Keepalive(interval=0.02, timeout=5.0, lease=5.0, max_life=0.1))
     with inside(odd) as (_, session):
