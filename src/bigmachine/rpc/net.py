@@ -99,9 +99,10 @@ def as_network_error(exc: BaseException, where: str) -> BigmachineError:
     if isinstance(exc, BigmachineError):
         return exc
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return AuthenticationError(f"{where} could not prove who it is: {exc.verify_message or exc}")
-    if isinstance(exc, ssl.SSLError) and "ALERT" in str(exc.reason or exc).upper():
-        return AuthenticationError(f"{where} refused this side's certificate: {exc.reason or exc}")
+        return AuthenticationError(f"{where} could not prove who it is: {getattr(exc, 'verify_message', '') or exc}")
+    # An SSLError that was not made by `ssl` itself has neither attribute.
+    if isinstance(exc, ssl.SSLError) and "ALERT" in (reason := str(getattr(exc, "reason", "") or exc)).upper():
+        return AuthenticationError(f"{where} refused this side's certificate: {reason}")
     if isinstance(exc, TimeoutError):
         return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")
     if isinstance(exc, ConnectionRefusedError):

@@ -28,10 +28,14 @@ _reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
 _SCRATCH_SIZE = 256 * 1024
 
 
-class Flushable(Protocol):
-    """A connection that has gathered something to write."""
+class Carried(Protocol):
+    """A connection, as its reactor sees it."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Write what was gathered."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -49,7 +53,9 @@ class Reactor:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.corked = False
-        self.dirty: list[Flushable] = []
+        self.dirty: list[Carried] = []
+        #: The connections that are open.
+        self.connections: set[Carried] = set()
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
         self.thread_id = threading.get_ident()
@@ -81,6 +87,7 @@ class Reactor:
             self.loop.run_forever()
         finally:
             self._cancel_tasks()
+            self.loop.run_until_complete(self._end_connections())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
             self._work_off()  # what came in the meantime: whoever posted it may be waiting
@@ -92,6 +99,15 @@ class Reactor:
             task.cancel()
         if tasks:
             self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+
+    async def _end_connections(self) -> None:
+        # Closed ones, too, may still be waiting for their peer's part of the farewell.
+        for _ in range(10):
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0)
+            if not self.connections:
+                return
 
     @property
     def is_here(self) -> bool:

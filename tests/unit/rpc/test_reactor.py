@@ -164,9 +164,13 @@ def test_what_is_posted_or_spawned_knows_nothing_of_the_deadline_around_it(react
 class Gathering:
     def __init__(self) -> None:
         self.flushed = 0
+        self.aborted = 0
 
     def flush(self) -> None:
         self.flushed += 1
+
+    def abort(self) -> None:
+        self.aborted += 1
 
 
 def test_what_posts_gather_is_flushed_once_when_all_are_worked_off(reactor: Reactor) -> None:
@@ -327,6 +331,22 @@ def test_stopping_leaves_no_thread_no_descriptor_and_no_task(loops: str) -> None
     assert [t for t in threading.enumerate() if t.name == "test-io"] == []
     after = set(os.listdir("/proc/self/fd")) if before else set()
     assert after == before
+
+
+def test_stopping_aborts_the_connections_that_are_still_open(loops: str) -> None:
+    reactor = Reactor.in_thread("test-io")
+
+    class Closing(Gathering):
+        def abort(self) -> None:
+            super().abort()
+            reactor.loop.call_soon(reactor.connections.discard, self)
+
+    closing, stubborn = Closing(), Gathering()
+    here(reactor, lambda: reactor.connections.update((closing, stubborn)))
+    reactor.stop()
+    assert closing.aborted == 1
+    assert stubborn.aborted > 1
+    assert reactor.loop.is_closed()
 
 
 def test_stopping_twice_and_from_several_threads_is_no_error(loops: str) -> None:
