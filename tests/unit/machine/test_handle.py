@@ -315,9 +315,11 @@ def fail_once(machine: Machine, system: InprocessSystem) -> None:
 def test_a_repeated_call_does_not_pause_beyond_the_machines_end(machine: Machine) -> None:
     resting = threading.Thread(target=machine._rest, args=(60.0,))
     resting.start()
+    begin = time.monotonic()
     machine.cancel()
     resting.join(10)
     assert not resting.is_alive()
+    assert time.monotonic() - begin < 5
 
 
 # its host
