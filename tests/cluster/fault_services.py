@@ -94,6 +94,10 @@ class Target:
             number += 1
             time.sleep(0.001)
 
+    def environment(self) -> str:
+        """Return the environment as a process that is started here finds it."""
+        return subprocess.check_output(["env"], text=True)
+
     def inherited(self) -> list[str]:
         """Return what a process that is started without care finds open."""
         code = (

@@ -238,7 +238,7 @@ def own_network() -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("seconds", [1.0, 4.5])
+@pytest.mark.parametrize("seconds", [1.0, 7.0])
 def test_after_a_partition_heals_calls_succeed_within_three_seconds(
     run_program: RunProgram, write: WriteProgram, seconds: float
 ) -> None:
@@ -264,6 +264,7 @@ def test_after_a_partition_heals_calls_succeed_within_three_seconds(
     for key, expected in {"in flight": "rested", "in flight between machines": "rested", "made in between": 2}.items():
         assert told[key] in (expected, "NetworkError"), key
         assert told[f"{key} ended"] < 4.0, key
-    if seconds == 1.0:  # so short that the connections themselves got over it
+    # TCP itself would sleep on until 12.6 s after a cut of 6.2 s or more (its time-outs double from 0.2 s).
+    if seconds == 1.0:  # so short that the connections got over it
         assert told["in flight"] == "rested"
     assert outcome.err == "the last line\n"

@@ -200,7 +200,7 @@ with bigmachine.start("local") as session:
     except bigmachine.MachineStopped:
         logging.exception("as expected")
     print(session, machines, identities, file=sys.stderr)
-    seen = look()
+    seen = look() | {machine.name: machine.call(Target.environment) for machine in machines}
 with open(os.path.join(folder, "seen.json"), "w") as file:
     json.dump({"seen": seen, "keys": [identity.key.decode() for identity in identities]}, file)
 """
@@ -215,7 +215,7 @@ def test_no_secret_is_in_a_command_an_environment_a_log_or_a_file(
     environ = {"TMPDIR": str(scratch), "HOME": str(home), "PYTHONPATH": f"{IMPORTABLE}:{Path(__file__).parents[2]}"}
     outcome = run_program(write("show.py", SHOW_ALL), tmp_path, environ=environ)
     told = json.loads((tmp_path / "seen.json").read_text())
-    assert len(told["seen"]) == 5  # driver, agent, zygote, two machines
+    assert len(told["seen"]) == 7  # driver, agent, zygote, two machines, and what these pass on
     assert len(told["keys"]) == 6  # driver, agent, three machines, a client
     pieces = [line for key in told["keys"] for line in key.splitlines() if not line.startswith("-")]
     assert "keepalive" in outcome.err or "DEBUG" in outcome.err
