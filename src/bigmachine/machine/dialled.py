@@ -109,6 +109,7 @@ class Pinger:
         info: MachineInfo = await self._agent.submit(f"{self._supervisor}.info", (), {}, patience)
         self.machine.hostname, self.machine.maxprocs = info.hostname, info.maxprocs
         self._is_known.set()
+        self.machine.launched()
 
     def _fate(self, exc: BigmachineError) -> MachineStopped | None:
         """Return what an error says of the machine; None if it may be well."""

@@ -21,6 +21,7 @@ from bigmachine.errors import (
     InvalidCall,
     MachineStopped,
 )
+from bigmachine.machine.asked import Asked
 from bigmachine.machine.life import Life, Phase, State
 from bigmachine.machine.proxy import make_proxy
 from bigmachine.machine.retry import retry
@@ -70,6 +71,7 @@ class Machine:
         self._session_id = session_id
         self._program = program
         self._agent = agent
+        self._asked = Asked(agent)
         self._life = Life(str(address))
         self._changed = threading.Condition()
         self._reached = State.UNSTARTED  # the last state but STOPPED
@@ -239,7 +241,7 @@ class Machine:
         if name in _OF_THE_PROGRAM:
             return self._program.submit(name, args, kwargs)
         method = name.removeprefix("Supervisor.")
-        return self._agent.submit(f"Supervisor@{self._address.machine_id}.{method}", args, kwargs)
+        return self._asked.submit(f"Supervisor@{self._address.machine_id}.{method}", args, kwargs)
 
     # its host
 
@@ -304,11 +306,16 @@ class Machine:
         with self._changed:
             self._life.reach(phase, time.monotonic())
 
+    def launched(self) -> None:
+        """Note that its agent has it."""
+        self._asked.open()
+
     def stop(self, error: MachineStopped) -> bool:
         """Stop the handle, for this reason; False if it has stopped before."""
         if not self.enter(State.STOPPED, error):
             return False
         self._program.close(error)
+        self._asked.close(lambda: _copy_of(error))
         return True
 
     def watch(self, watcher: Callable[[Machine], None]) -> None:

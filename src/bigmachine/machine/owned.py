@@ -114,6 +114,7 @@ class Owner:
         except MachineStopped as exc:
             self._end(exc)
         else:
+            self._services = {}  # they may be large
             if self.machine.enter(State.RUNNING):
                 self._program.release()
 
@@ -126,6 +127,7 @@ class Owner:
         finally:
             self._has_launched.set()
         self.machine.reach(Phase.EXECUTING)
+        self.machine.launched()
 
     async def _register(self, name: str, service: object, is_last: bool) -> None:
         # With a key it may be sent again if the connection breaks, and still runs once: an init may take an hour.

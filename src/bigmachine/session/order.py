@@ -47,8 +47,7 @@ class Order:
         if image is not None:
             entry = image.entry()
             args = image.args if args is None else args
-        objects = _services.named(services)
-        _services.check(objects, Codec(by_value=entry.by_value))
+        objects = _services.packed(_services.named(services), Codec(by_value=entry.by_value))
         given = sys.argv[1:]
         if args is not None:
             given, entry = _checked_args(args), replace(entry, arguments=None)

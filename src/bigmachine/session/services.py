@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc import Codec, ServiceTable
+from bigmachine.rpc.packed import Packed
 
 
 def named(services: Mapping[str, object] | Iterable[object]) -> dict[str, object]:
@@ -30,12 +31,15 @@ def named(services: Mapping[str, object] | Iterable[object]) -> dict[str, object
     return result
 
 
-def check(services: Mapping[str, object], codec: Codec) -> None:
-    """Make sure that every service can travel and be called.
+def packed(services: Mapping[str, object], codec: Codec) -> dict[str, Packed]:
+    """Make sure that every service can be called and travel; return them ready to.
+
+    They are pickled here, once for all machines and in the caller's thread: on the event loop, once a machine, a large
+    service would stop the keepalives of the machines that run already.
 
     Raises: InvalidCall, naming the service.
     """
-    table = ServiceTable()
+    table, result = ServiceTable(), {}
     for name, service in services.items():
         if not isinstance(name, str):
             raise InvalidCall(f"a service's name has to be a string, not {name!r}")
@@ -45,6 +49,7 @@ def check(services: Mapping[str, object], codec: Codec) -> None:
             raise InvalidCall(f"service {name!r} is a class: give an instance of it, {service.__name__}()")
         table.register(name, service)
         try:
-            codec.dumps(service, [])
+            result[name] = Packed.pack(service, codec)
         except Exception as exc:
             raise InvalidCall(f"service {name!r} cannot be pickled: {type(exc).__name__}: {exc}") from exc
+    return result

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc import Codec
-from bigmachine.session.services import check, named
+from bigmachine.session.services import named, packed
 from tests.unit.inside import Echo
 
 
@@ -65,29 +67,29 @@ def test_what_is_neither_a_mapping_nor_several_objects_is_refused(odd: Any) -> N
 @pytest.mark.parametrize("odd", [3, None, b"name", ("a",)])
 def test_a_name_has_to_be_a_string(odd: Any) -> None:
     with pytest.raises(InvalidCall, match="name has to be a string"):
-        check({odd: Echo()}, Codec())
+        packed({odd: Echo()}, Codec())
 
 
 @pytest.mark.parametrize("odd", ["", "_hidden", "a/b", "a:b", "@a", "a\nb"])
 def test_a_name_has_to_be_one_that_can_be_called(odd: str) -> None:
     with pytest.raises(InvalidCall, match="cannot name a service"):
-        check({odd: Echo()}, Codec())
+        packed({odd: Echo()}, Codec())
 
 
 def test_the_supervisors_name_is_taken() -> None:
     with pytest.raises(InvalidCall, match="'Supervisor' is every machine's own"):
-        check({"Supervisor": Echo()}, Codec())
+        packed({"Supervisor": Echo()}, Codec())
 
 
 def test_a_class_is_not_a_service_but_its_instance() -> None:
     with pytest.raises(InvalidCall, match=r"'Echo' is a class: give an instance of it, Echo\(\)"):
-        check({"Echo": Echo}, Codec())
+        packed({"Echo": Echo}, Codec())
 
 
 @pytest.mark.parametrize("service", [Unpicklable(), RaisesAnything()])
 def test_a_service_that_cannot_travel_is_named_with_the_reason(service: object) -> None:
     with pytest.raises(InvalidCall, match=r"service 'S' cannot be pickled: (TypeError|ZeroDivisionError): ") as caught:
-        check({"fine": Echo(), "S": service}, Codec())
+        packed({"fine": Echo(), "S": service}, Codec())
     assert caught.value.__cause__ is not None
 
 
@@ -95,5 +97,25 @@ def test_a_class_of_a_function_travels_only_by_value() -> None:
     class Local: ...
 
     with pytest.raises(InvalidCall, match="cannot be pickled"):
-        check({"Local": Local()}, Codec())
-    check({"Local": Local()}, Codec(by_value=True))
+        packed({"Local": Local()}, Codec())
+    packed({"Local": Local()}, Codec(by_value=True))
+
+
+def test_they_are_pickled_as_they_are_now_and_large_arrays_are_not_copied() -> None:
+    array = np.arange(100_000)
+    service = Holder([1], array)
+    (ready,) = packed({"S": service}, Codec()).values()
+    service.small.append(2)
+    array[0] = 77
+    back = pickle.loads(pickle.dumps(ready, 5))
+    assert type(back) is Holder
+    assert back.small == [1]
+    assert back.array[0] == 77
+    assert sum(len(buffer.raw()) for buffer in ready.buffers) == array.nbytes
+    assert len(ready.data) < 1000
+
+
+class Holder:
+    def __init__(self, small: list[int], array: Any) -> None:
+        self.small = small
+        self.array = array

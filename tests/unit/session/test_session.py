@@ -181,6 +181,23 @@ def test_each_machine_has_services_of_its_own(session: Session, system: Inproces
     assert echo.calls == 0
 
 
+def test_a_service_is_pickled_once_for_all_machines_and_by_whoever_starts_them(session: Session) -> None:
+    """On the event loop, once a machine, a large one stopped the keepalives."""
+    Heavy.pickled_by.clear()
+    machines = session.start(5, services=[Heavy()])
+    for machine in machines:
+        machine.wait(State.RUNNING, 10)
+    assert Heavy.pickled_by == [threading.current_thread().name]
+
+
+class Heavy:
+    pickled_by: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> tuple[object, ...]:
+        Heavy.pickled_by.append(threading.current_thread().name)
+        return (Heavy, ())
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

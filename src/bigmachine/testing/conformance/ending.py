@@ -9,7 +9,14 @@ import pytest
 import bigmachine
 from bigmachine import BigmachineError, MachineStopped, ProvisionError, Session, State
 from bigmachine.errors import Cause
-from bigmachine.testing.conformance.fixtures import Left, Watched, eventually, needs_process
+from bigmachine.testing.conformance.fixtures import (
+    Left,
+    Watched,
+    eventually,
+    make_system,
+    needs_process,
+    watch,
+)
 from bigmachine.testing.conformance.services import Probe
 
 
@@ -113,6 +120,18 @@ class TestSession:
         with pytest.raises(ProvisionError):
             watched.system.launch(1, watched.tickets[0])
         session.shutdown()
+
+    def test_another_session_on_another_system_goes_on(
+        self, session: Session, watched: Watched, bigmachine_system: str
+    ) -> None:
+        (machine,) = watched.run(session)
+        other = watch(make_system(bigmachine_system), watched.patience)
+        with bigmachine.start(other.system) as beside:
+            (there,) = other.run(beside)
+            assert (machine.call(Probe.same, 1), there.call(Probe.same, 2)) == (1, 2)
+            session.shutdown()
+            assert machine.state is State.STOPPED
+            assert there.call(Probe.same, 3) == 3
 
     def test_a_system_has_one_session(self, session: Session, watched: Watched) -> None:
         (machine,) = watched.run(session)
