@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bigmachine import InvalidCall, MachineStopped, RemoteError, State
+from bigmachine import InvalidCall, Machine, MachineStopped, RemoteError, State
 from bigmachine.errors import RemoteTraceback, is_remote
 from tests.cluster.fault_services import (
     AsyncInit,
@@ -210,6 +210,8 @@ def test_a_service_whose_class_the_machine_lacks_is_named(cluster: Cluster, only
         ({"services": [Target(), Target()]}, "two services are of class Target"),
         ({"services": {}}, "no services"),
         ({"services": [Target()], "n": 0}, "at least 1"),
+        ({"services": [Target()], "environ": {"A": 3}}, "environ has 'A': 3"),
+        ({"services": [Target()], "args": [3]}, "args=[3]"),
     ],
 )
 def test_a_start_that_cannot_be_is_refused_before_there_is_a_machine(
@@ -218,6 +220,25 @@ def test_a_start_that_cannot_be_is_refused_before_there_is_a_machine(
     error = harm_of(lambda: cluster.session.start(**arguments), cluster)
     assert type(error) is InvalidCall
     assert words in str(error)
+
+
+def test_a_machine_can_be_asked_from_its_first_moment_on(cluster: Cluster) -> None:
+    with cluster.unharmed():
+        for ask in (machine_pid, Machine.mem_info, Machine.load_info):
+            (machine,) = cluster.session.start(1, services=[Target()])
+            assert ask(machine)
+            machine.shutdown()
+
+
+def test_asking_ends_with_the_machine(cluster: Cluster) -> None:
+    with cluster.unharmed():
+        (machine,) = cluster.session.start(1, services=[Target()])
+        call = machine.submit("Supervisor.cpu_profile", 60.0)
+        assert machine.call("Supervisor.ping", 1) == 1
+        machine.submit(Target.die, 3)
+        error = call.exception(LIMIT)
+        assert isinstance(error, MachineStopped)
+        assert error.certificate.exit_status == 3
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1:1", "127.0.0.1/h1-m1", "127.0.0.1:x/h1-m1"])
