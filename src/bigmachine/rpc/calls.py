@@ -24,6 +24,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
+from bigmachine.rpc.context import get_current
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
 
@@ -75,6 +76,11 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         self.sent_at = time.perf_counter()
 
     @property
+    def is_pending(self) -> bool:
+        """Whether there is no outcome yet; looking does not have it sent, as `done()` does."""
+        return self._now is _PENDING
+
+    @property
     def name(self) -> str:
         """The method, as people write it."""
         return shown(self.method)
@@ -83,7 +89,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """Have it sent by the link's own loop, if nobody has sent it yet; from any thread."""
         offer = self.__dict__.pop("offer", None)  # one operation: only one thread gets it
         if offer is not None:
-            offer.send_far(self)
+            near, encoded, timeout = offer
+            near.send_far(self, encoded, timeout)
 
     # Made when first asked for: see above.
 
@@ -260,6 +267,17 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             raise BigmachineError(
                 f"waiting for {self.name} here would stop the event loop that carries its answer: use 'await'"
             )
+        info = get_current()
+        if info is None:
+            self._wait(timeout)
+            return
+        info.wait_for(self)
+        try:
+            self._wait(timeout)
+        finally:
+            info.leave_off(self)
+
+    def _wait(self, timeout: float | None) -> None:
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()
@@ -282,7 +300,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             loop = events.get_running_loop()
             offer = self.__dict__.pop("offer", None)
             if offer is not None:
-                offer.send_near(self, loop)
+                near, encoded, timeout = offer
+                near.send(self, encoded, timeout, loop)
             waiter = loop.create_future()
             if self._awaiting is None:
                 self._awaiting = [(loop, waiter)]

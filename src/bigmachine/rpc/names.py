@@ -6,6 +6,7 @@ is for the machine to find.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from bigmachine.errors import InvalidCall
@@ -18,6 +19,14 @@ def name_of(method: str | Callable[..., object]) -> str:
     """
     if type(method) is str:
         return method
+    try:
+        return _name_of(method)
+    except TypeError:  # it cannot be hashed, so it is no function
+        raise InvalidCall(f"{method!r} names no method") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_of(method: Callable[..., object]) -> str:
     qualname: str = getattr(method, "__qualname__", "")
     if "." not in qualname or not callable(method):
         raise InvalidCall(

@@ -6,12 +6,14 @@ quantile within a factor of two at the price of one `bit_length`. Counting a cal
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from bigmachine.rpc.names import shown
 
 BUCKETS = 40
 _FOLD = 256
+_MICROSECONDS = (1e6).__mul__
 
 
 class MethodStats:
@@ -52,9 +54,9 @@ class MethodStats:
         self.longest = max(self.longest, *times)
         self.bytes_in += sum(bytes_in)
         self.bytes_out += sum(bytes_out)
-        buckets = self.buckets
-        for seconds in times:
-            buckets[min(int(seconds * 1e6).bit_length(), BUCKETS - 1)] += 1  # the last one: more than three days
+        # All of it in C: a loop here would cost as much as sending the calls.
+        for index, number in Counter(map(int.bit_length, map(int, map(_MICROSECONDS, times)))).items():
+            self.buckets[min(index, BUCKETS - 1)] += number  # the last one: more than three days
 
     def quantile(self, share: float) -> float:
         """Return a latency in seconds that `share` of the calls did not exceed, rounded up to its bucket's end."""
