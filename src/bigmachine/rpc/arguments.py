@@ -1,8 +1,9 @@
 """Arguments that are streams: found at the top level of a call, replaced by a reference, sent item by item.
 
-An iterator, an async iterator and a binary file are streams. So is what a zero-argument callable makes, if it is
-one that could not travel itself (a lambda, a local function, a partial) or says that it makes streams (a generator
-function, a return annotation): it is called anew for each attempt of a retried call. Any other callable is a value.
+An iterator, an async iterator and a binary file are streams. So is what a zero-argument callable makes, if it says
+that it makes streams (a generator function, a return annotation, `open`; also in a partial), or is one that could not
+travel itself (a lambda, a local function): it is called anew for each attempt of a retried call. Any other callable is
+a value, and is never called here: a method may be meant to run it.
 """
 
 from __future__ import annotations
@@ -53,14 +54,17 @@ def are_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 
 def take_streams(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], next_ident: Callable[[], int]
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], next_ident: Callable[[], int], *, by_value: bool = False
 ) -> tuple[tuple[Any, ...], Mapping[str, Any], list[Feed]]:
-    """Replace the streams among the arguments by references; return them too."""
+    """Replace the streams among the arguments by references; return them too.
+
+    `by_value`: lambdas and local functions can travel.
+    """
     feeds: list[Feed] = []
 
     def replace(value: Any) -> Any:
         source, kind = value, stream_kind(value)
-        is_made = kind is None and is_factory(value)
+        is_made = kind is None and is_factory(value, by_value=by_value)
         if is_made:
             source = value()
             kind = stream_kind(source)
@@ -75,20 +79,21 @@ def take_streams(
     return new_args, new_kwargs, feeds
 
 
-def is_factory(value: object) -> bool:
+def is_factory(value: object, *, by_value: bool = False) -> bool:
     """Tell whether a callable is one that makes a stream when called without arguments, rather than a value."""
     if not callable(value) or isinstance(value, type):
         return False
-    if isinstance(value, functools.partial):
-        return _needs_nothing(value)
-    if not inspect.isroutine(value) or not _needs_nothing(value):
+    maker: object = value
+    while isinstance(maker, functools.partial):
+        maker = maker.func
+    if not inspect.isroutine(maker) or not _needs_nothing(value):
         return False
-    qualname = getattr(value, "__qualname__", "")
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+    if inspect.isgeneratorfunction(maker) or inspect.isasyncgenfunction(maker) or maker is open:
         return True
-    if "<lambda>" in qualname or "<locals>" in qualname:
+    qualname = getattr(maker, "__qualname__", "")
+    if not by_value and ("<lambda>" in qualname or "<locals>" in qualname):
         return True
-    returns = getattr(value, "__annotations__", {}).get("return", "")
+    returns = getattr(maker, "__annotations__", {}).get("return", "")
     return any(name in (returns if isinstance(returns, str) else repr(returns)) for name in _STREAMS)
 
 
