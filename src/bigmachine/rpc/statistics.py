@@ -108,7 +108,12 @@ class Statistics:
         self.methods: dict[str, MethodStats] = {}
 
     def of(self, method: str) -> MethodStats:
-        """Return a method's numbers, to be counted into."""
+        """Return a method's numbers, to be counted into.
+
+        A Supervisor's methods are counted together for all machines: there is no bound to those that come and go.
+        """
+        if method.startswith("Supervisor@"):
+            method = f"Supervisor.{method.rpartition('.')[2]}"
         found = self.methods.get(method)
         if found is None:
             found = self.methods[method] = MethodStats()

@@ -214,6 +214,15 @@ def test_a_machine_may_not_do_what_only_the_driver_may(session: Session, system:
     assert one.state is other.state is State.RUNNING
 
 
+def test_why_machines_ended_is_remembered_for_a_bounded_number(
+    session: Session, system: InprocessSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmachine.systems.inprocess.system._REMEMBERED", 2)
+    for machine in running(session, 4):
+        machine.shutdown()
+    assert system._table.names() == ["Agent", *(f"Supervisor@{system._agent_id}-m{number}" for number in (3, 4))]
+
+
 # beginning and end
 
 

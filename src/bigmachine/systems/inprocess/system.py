@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,6 +23,9 @@ from bigmachine.systems.inprocess.agent import Agent, Gone, Supervisor, authoriz
 from bigmachine.systems.inprocess.feed import EventFeed
 from bigmachine.systems.inprocess.machine import InprocessMachine, Way
 from bigmachine.trust import Peer, Role
+
+#: For so many machines that have ended it is known why; older ones are unknown.
+_REMEMBERED = 1000
 
 
 class HasAddress(Protocol):
@@ -45,6 +49,7 @@ class InprocessSystem(System):
         self._changed = threading.Condition()
         self._ticket: Ticket | None = None
         self._is_shut_down = False
+        self._gone: deque[str] = deque()
         self._table = ServiceTable()
         self._server: Server | None = None
 
@@ -147,6 +152,9 @@ class InprocessSystem(System):
         )
         self._table.remove(f"Supervisor@{machine.machine_id}")
         self._table.register(f"Supervisor@{machine.machine_id}", Gone(certificate))
+        self._gone.append(machine.machine_id)
+        if len(self._gone) > _REMEMBERED:
+            self._table.remove(f"Supervisor@{self._gone.popleft()}")
         machine.close()
         text = "" if error is None else "".join(traceback.format_exception(error))
         self.feed.put(lambda seq: Stopped(seq, machine.machine_id, time.time(), certificate, None, text))
