@@ -35,10 +35,11 @@ from bigmachine.rpc.heartbeat import Heartbeat
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.near import Near
+from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.statistics import Statistics
-from bigmachine.rpc.streams import BYTES, Outgoing
+from bigmachine.rpc.streamed import BYTES
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -115,8 +116,10 @@ class Link(Lanes):
         self._for_bulk: dict[int, Encoded] = {}  # for the bulk lane
         self._judged: set[Call[Any]] = set()  # sent over a connection that was lost; what that means is being found out
         self._closed: BaseException | None = None
-        #: Connected, neither held nor closed.
+        #: Connected, neither held nor closed nor doubted.
         self.is_ready = False
+        #: Whether the connection may be mute: then calls wait for it to speak, or for the next one.
+        self._is_doubted = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
@@ -250,7 +253,7 @@ class Link(Lanes):
 
     def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
         """Begin to carry a call."""
-        if call.done():
+        if not call.is_pending:
             return
         if self.is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
             # What nearly every call is: the rest of this function, and of those below, in the fewest steps.
@@ -285,15 +288,15 @@ class Link(Lanes):
             )
 
     def _enter(self, ident: int, encoded: Encoded) -> None:
-        if self.main is not None:
+        if self.main is not None and not self._is_doubted:
             self._send(ident, encoded)
         else:
             self._waiting[ident] = encoded
-            if self._dialling is None:
+            if self.main is None and self._dialling is None:
                 self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     def _check_ready(self) -> None:
-        is_free = not self._is_held and self._tamper is None
+        is_free = not self._is_held and self._tamper is None and not self._is_doubted
         self.is_ready = self.main is not None and self._closed is None and is_free
 
     def tamper_with(self, tamper: Tamper | None) -> None:
@@ -355,7 +358,9 @@ class Link(Lanes):
 
     # frames
 
-    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901 (hot: no call more)
+    def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
+        if self._is_doubted:
+            self.believe()
         pending = self._pending
         methods = self.statistics.methods
         now = time.perf_counter()
@@ -415,6 +420,18 @@ class Link(Lanes):
         """Return how much has come, by both lanes."""
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
+    def doubt(self) -> None:
+        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is."""
+        self._is_doubted = True
+        self._check_ready()
+
+    def believe(self) -> None:
+        """Send what has waited: the connection is not mute after all."""
+        if self._is_doubted:
+            self._is_doubted = False
+            self._check_ready()
+            self._send_waiting()
+
     async def replace(self) -> bool:
         """Dial anew beside a connection that is mute, and give that one up if it still is."""
         mute, heard = self.main, self.bytes_heard()
@@ -460,11 +477,14 @@ class Link(Lanes):
         self._token = os.urandom(16)
         connection.send(self._hello(MAIN))
         self._check_ready()
+        self._send_waiting()
+        if self.on_up is not None:
+            self.on_up()
+
+    def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for ident, encoded in waiting.items():
             self._send(ident, encoded)
-        if self.on_up is not None:
-            self.on_up()
 
     def _hello(self, lane: int) -> bytes:
         return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
@@ -502,7 +522,7 @@ class Link(Lanes):
 
     def _down(self, error: Exception | None) -> None:
         self.main = None
-        self.is_ready = False
+        self.is_ready = self._is_doubted = False
         bulk, self.bulk = self.bulk, None
         if bulk is not None:
             bulk.abort(error)

@@ -33,29 +33,8 @@ _GUARD = 0.002
 _IDLE_CHECKS = 50
 
 
-class Offer:
-    """A call that nobody has sent yet."""
-
-    __slots__ = ("encoded", "near", "timeout")
-
-    def __init__(self, near: Near, encoded: Encoded, timeout: float | None) -> None:
-        self.near = near
-        self.encoded = encoded
-        self.timeout = timeout
-
-    def send_near(self, call: Call[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Send it from the loop that awaits it."""
-        link = self.near.link
-        if loop is self.near.loop and link is not None and link.is_ready:
-            call.carrier = link
-            link.begin(call, self.encoded, self.timeout)
-        else:
-            self.send_far(call)
-
-    def send_far(self, call: Call[Any]) -> None:
-        """Send it by the link's own loop; from any thread."""
-        far = self.near.far
-        far.reactor.post(far.begin, call, self.encoded, self.timeout)
+#: A call that nobody has sent yet: whose it is, the call encoded, and its time-out.
+Offer = tuple["Near", "Encoded", "float | None"]
 
 
 class Near:
@@ -86,12 +65,25 @@ class Near:
                 # It outlives this call, so it does not take its deadline along.
                 self._opening = self.loop.create_task(self._open(), name=name, context=Context())
             return False
-        call.offer = Offer(self, encoded, timeout)
+        call.offer = (self, encoded, timeout)
         self._fresh.append(call)
         if not self._is_guarded:
             self._is_guarded = True
             self.far.reactor.post(self._guard, 0)
         return True
+
+    def send(self, call: Call[Any], encoded: Encoded, timeout: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Send an offered call that is awaited on `loop`."""
+        link = self.link
+        if loop is self.loop and link is not None and link.is_ready:
+            call.carrier = link
+            link.begin(call, encoded, timeout)
+        else:
+            self.send_far(call, encoded, timeout)
+
+    def send_far(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> None:
+        """Send an offered call by the link's own loop; from any thread."""
+        self.far.reactor.post(self.far.begin, call, encoded, timeout)
 
     async def _open(self) -> None:
         try:
