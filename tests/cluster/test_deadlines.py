@@ -17,7 +17,6 @@ import pytest
 
 import bigmachine
 from bigmachine import DeadlineExceeded, Machine
-from bigmachine.errors import is_remote
 from tests.cluster.fault_services import Relay, Target
 from tests.cluster.processes import LIMIT, Cluster, cluster_in, machine_pid, wait_for
 
@@ -122,10 +121,9 @@ def test_a_deadline_holds_at_depth_three(cluster: Cluster, name: str, method: st
     first, *rest = cluster.machines
     begin = time.monotonic()
     with cluster.unharmed(), bigmachine.deadline(0.4):
-        with pytest.raises(DeadlineExceeded) as caught:
+        with pytest.raises(DeadlineExceeded):  # the driver's own or a machine's, whichever timer goes off first
             first.call(f"Relay.{method}", name, rest, method)
         assert 0.39 < time.monotonic() - begin < 0.4 + LATE
-        assert not is_remote(caught.value)
     left = [machine.call(Relay.left_for, name) or 0.0 for machine in cluster.machines]
     assert 0.4 >= left[0] > left[1] > left[2] > 0
     ends = ends_of(cluster, name)
