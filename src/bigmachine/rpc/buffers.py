@@ -7,8 +7,15 @@ serves nobody; unfilled memory is touched piece by piece, as it arrives (two cor
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 _SMALL = 4096
+#: Buffers from this size on are recycled, while all that are kept have no more than _KEPT bytes.
+_RECYCLED = 1024 * 1024
+_KEPT = 256 * 1024 * 1024
+_IDLE = 1.0
+#: References to a buffer that nobody uses: the list's, the loop variable's, the count's own.
+_FREE = 3
 
 
 def allocate(size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
@@ -23,6 +30,55 @@ def allocate(size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
         return _unfilled_bytes(size) if as_bytes else _unfilled_bytearray(size)
     memory = bytearray(size)
     return memory, memoryview(memory)
+
+
+class Recycler:
+    """Gives the memory of a large `bytearray` again once nobody holds it; on one event loop's thread.
+
+    The first touch of fresh memory costs a page fault each 4 KiB: a seventh of what it takes to receive 64 MiB
+    (`research`: 2.0 to 2.35 GB/s). That nobody holds a buffer is seen in its reference count: whoever uses its memory
+    (an array, a view) has a reference to it. What was not used for `_IDLE` is let go.
+    """
+
+    def __init__(self, call_later: Callable[..., object]) -> None:
+        self._call_later = call_later
+        self._kept: list[bytearray] = []
+        self._was_used = False
+        self._is_watched = False
+        # Without the interpreter lock a count may not be what it seems.
+        is_exact = sys.implementation.name == "cpython" and _has_gil()
+        self._most = _KEPT if is_exact else 0
+
+    def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
+        """Make the memory of one received buffer, or take some that is free again."""
+        if as_bytes or not _RECYCLED <= size <= self._most:
+            return allocate(size, as_bytes)
+        self._was_used = True
+        for memory in self._kept:
+            if len(memory) == size and sys.getrefcount(memory) == _FREE:
+                return memory, memoryview(memory)
+        fresh, view = allocate(size, as_bytes)
+        assert isinstance(fresh, bytearray)
+        self._kept.append(fresh)
+        while sum(map(len, self._kept)) > self._most:
+            del self._kept[0]
+        if not self._is_watched:
+            self._is_watched = True
+            self._call_later(_IDLE, self._look)
+        return fresh, view
+
+    def _look(self) -> None:
+        if self._was_used:
+            self._was_used = False
+            self._call_later(_IDLE, self._look)
+        else:
+            self._kept.clear()
+            self._is_watched = False
+
+
+def _has_gil() -> bool:
+    ask: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)  # since Python 3.13
+    return ask is None or ask()
 
 
 def _unfilled_bytes(size: int) -> tuple[bytes, memoryview]:

@@ -42,8 +42,6 @@ class Connection(asyncio.BufferedProtocol):
     """A transport's protocol that speaks frames. All of it runs on the reactor's thread."""
 
     def __init__(self, reactor: Reactor, receiver: Receiver) -> None:
-        from bigmachine.rpc.buffers import allocate
-
         self.reactor = reactor
         self.receiver = receiver
         self.bytes_in = 0
@@ -52,7 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_writable = True
         #: A server stops reading from a peer that does not read its replies.
         self.stops_reading_when_full = False
-        self._decoder = Decoder(reactor.scratch, allocate, receiver.codec.limit)
+        self._decoder = Decoder(reactor.scratch, reactor.recycler.allocate, receiver.codec.limit)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._queue: deque[Buffer] = deque()
@@ -165,10 +163,10 @@ class Connection(asyncio.BufferedProtocol):
     def _write(self, data: bytes) -> None:
         if self._transport is None:
             return
-        self.bytes_out += len(data)
         if self._queue:
             self._queue.append(data)
         else:
+            self.bytes_out += len(data)
             self._transport.write(data)
 
     def _pump(self) -> None:

@@ -20,6 +20,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from bigmachine.errors import InvalidCall
+from bigmachine.rpc.buffers import Recycler
 
 _log = logging.getLogger("bigmachine.rpc")
 _R = TypeVar("_R")
@@ -58,6 +59,7 @@ class Reactor:
         self.connections: set[Carried] = set()
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
+        self.recycler = Recycler(loop.call_later)
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
         self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()

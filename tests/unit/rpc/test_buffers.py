@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bigmachine.rpc.buffers import allocate
+from bigmachine.rpc.buffers import Recycler, allocate
 
 
 @pytest.mark.parametrize("size", [4097, 100_000])
@@ -58,3 +60,58 @@ def test_memory_outlives_its_view() -> None:
     view[:] = b"a" * 10_000
     del view
     assert memory == b"a" * 10_000
+
+
+class TestRecycler:
+    """Memory that nobody holds any more is given again; what is held never is."""
+
+    SIZE = 2 * 2**20
+
+    def make(self) -> tuple[Recycler, list[Callable[[], None]]]:
+        looks: list[Callable[[], None]] = []
+        return Recycler(lambda _seconds, look: looks.append(look)), looks
+
+    def test_free_memory_is_given_again(self) -> None:
+        recycler, _ = self.make()
+        first = id(recycler.allocate(self.SIZE, False)[0])
+        assert id(recycler.allocate(self.SIZE, False)[0]) == first
+
+    @pytest.mark.parametrize(
+        "hold", [lambda memory: memory, memoryview, lambda memory: np.frombuffer(memory, np.uint8)]
+    )
+    def test_memory_that_anybody_holds_is_not(self, hold: Callable[[bytearray], object]) -> None:
+        recycler, _ = self.make()
+        memory, view = recycler.allocate(self.SIZE, False)
+        assert isinstance(memory, bytearray)
+        held, first = hold(memory), id(memory)
+        del memory, view
+        other, _ = recycler.allocate(self.SIZE, False)
+        assert id(other) != first
+        assert held is not None
+
+    def test_memory_of_another_size_is_not(self) -> None:
+        recycler, _ = self.make()
+        recycler.allocate(self.SIZE, False)
+        assert len(recycler.allocate(self.SIZE + 1, False)[0]) == self.SIZE + 1
+
+    def test_bytes_are_always_new(self) -> None:
+        recycler, _ = self.make()
+        first, _ = recycler.allocate(self.SIZE, True)
+        second, _ = recycler.allocate(self.SIZE, True)
+        assert isinstance(second, bytes)
+        assert first is not second
+
+    def test_what_is_not_used_is_let_go(self) -> None:
+        recycler, looks = self.make()
+        recycler.allocate(self.SIZE, False)
+        looks.pop()()  # it was used a moment ago
+        assert len(recycler._kept) == 1
+        looks.pop()()
+        assert not recycler._kept
+        assert not looks
+
+    def test_what_is_kept_is_bounded(self) -> None:
+        recycler, _ = self.make()
+        held = [recycler.allocate(100 * 2**20 + n, False)[0] for n in range(4)]
+        assert sum(map(len, recycler._kept)) <= 256 * 2**20
+        assert len(held) == 4
