@@ -6,6 +6,7 @@ quantile within a factor of two at the price of one `bit_length`. Counting a cal
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import dataclass
 
@@ -98,6 +99,18 @@ class MethodSnapshot:
     bytes_out: int
     histogram: tuple[int, ...]
 
+    def with_(self, other: MethodSnapshot) -> MethodSnapshot:
+        """Return both together."""
+        return MethodSnapshot(
+            self.calls + other.calls,
+            self.errors + other.errors,
+            self.total + other.total,
+            max(self.longest, other.longest),
+            self.bytes_in + other.bytes_in,
+            self.bytes_out + other.bytes_out,
+            tuple(map(operator.add, self.histogram, other.histogram)),
+        )
+
 
 class Statistics:
     """The methods of one side, by name."""
@@ -121,7 +134,11 @@ class Statistics:
 
     def snapshot(self) -> dict[str, MethodSnapshot]:
         """Return every method's numbers as they are now, under the names that people write."""
-        return {shown(name): stats.snapshot() for name, stats in list(self.methods.items())}
+        told: dict[str, MethodSnapshot] = {}
+        for wire_name, stats in list(self.methods.items()):
+            name, numbers = shown(wire_name), stats.snapshot()
+            told[name] = numbers if name not in told else told[name].with_(numbers)
+        return told
 
 
 __all__ = ["BUCKETS", "MethodSnapshot", "MethodStats", "Statistics"]

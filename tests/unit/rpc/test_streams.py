@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import pickle
-import sys
 import tempfile
 import threading
 import tracemalloc
@@ -22,12 +21,10 @@ import pytest
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError, is_remote
 from bigmachine.rpc import ByteStream, Codec, Stream, current_call, deadline
 from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.incoming import Incoming
-from bigmachine.rpc.outgoing import Outgoing
-from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS, stream_kind
-from bigmachine.rpc.streams import StreamHost
-from bigmachine.rpc.wire import CLOSE, CREDIT, END, ITEM, OVERSIZED, small_frame
+from bigmachine.rpc.streamed import PIECE, WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.wire import CLOSE, CREDIT, END, ITEM, small_frame
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
+from tests.unit.rpc.stream_host import Host
 
 
 class Unbuildable:
@@ -267,39 +264,6 @@ def steady(wired: Wired) -> int:
 
     until(is_parked)
     return wired.source.made
-
-
-# --- what is a stream
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (iter([1]), ITEMS),
-        ((n for n in [1]), ITEMS),
-        (map(str, [1]), ITEMS),
-        (itertools.count(), ITEMS),
-        (Source().count_async(1), ITEMS),
-        (io.BytesIO(), BYTES),
-        (io.BufferedReader(io.BytesIO()), BYTES),
-        (io.FileIO(os.devnull), BYTES),
-        (io.StringIO(), None),
-        ([1], None),
-        (range(3), None),
-        ({1: 2}, None),
-        ("text", None),
-        (b"bytes", None),
-        (3, None),
-        (None, None),
-        (Source(), None),
-        (len, None),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_iterators_and_binary_files_are_streams_and_nothing_else_is(value: object, kind: str | None) -> None:
-    assert stream_kind(value) == kind
-    if isinstance(value, io.IOBase):
-        value.close()
 
 
 # --- items
@@ -885,152 +849,7 @@ def test_bytes_flow_by_the_bulk_lane_once_there_is_one_and_stay_in_order(path: s
         assert list(ends.call("S.count", 1000)) == list(range(1000))
 
 
-# --- the writing end by itself
-
-
-class Host(StreamHost):
-    """A carrier without a network: what is posted waits until the test works it off."""
-
-    has_bulk = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.codec = Codec()
-        self.reactor = cast(Any, self)
-        self.posts: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self.jobs: list[Any] = []
-        self.sent: list[Any] = []
-        self.is_here = False
-
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        self.posts.append((function, args))
-
-    def work_off(self) -> None:
-        while self.posts:
-            function, args = self.posts.pop(0)
-            function(*args)
-
-    def transmit(self, encoded: Any, by_bulk: bool | None = None) -> None:
-        self.sent.append(encoded)
-
-    def run_in_thread(self, job: Any) -> None:
-        self.jobs.append(job)
-
-    def run_jobs(self) -> None:
-        while self.jobs or self.posts:
-            if self.jobs:
-                self.jobs.pop(0).run()
-            self.work_off()
-
-    def kinds(self) -> list[int]:
-        return [(frame if isinstance(frame, bytes) else bytes(frame[0]))[6] for frame in self.sent]
-
-
-def test_credit_that_comes_as_the_producer_stops_for_it_does_not_end_the_stream(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    host = Host()
-    outgoing = Outgoing(host, 1, iter(range(1000)), ITEMS, "numbers")
-    may_send = Outgoing._may_send
-
-    def then_credit(self: Outgoing) -> bool:
-        if may_send(self):
-            return True
-        if self._sent_items < 1000:  # as the reactor's thread does it meanwhile
-            self.credit(10_000, 64)
-        return False
-
-    monkeypatch.setattr(Outgoing, "_may_send", then_credit)
-    outgoing.start()
-    host.run_jobs()
-    assert host.kinds() == [ITEM] * 1000 + [END]
-
-
-def test_credit_given_while_items_are_counted_is_never_lost() -> None:
-    host = Host()
-    outgoing = Outgoing(host, 1, iter(()), ITEMS, "numbers")
-    rounds = 30_000
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-
-        def give() -> None:
-            for _ in range(rounds):
-                outgoing.credit(10, 1)
-
-        giver = threading.Thread(target=give)
-        giver.start()
-        for _ in range(rounds):
-            outgoing._count([b"01234", b"56789"])
-        giver.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert outgoing._granted_items - outgoing._sent_items == WINDOW_ITEMS
-    assert outgoing._granted_bytes - outgoing._sent_bytes == WINDOW_BYTES
-
-
-def test_a_source_that_fails_after_its_reader_has_gone_is_still_closed() -> None:
-    host = Host()
-    closed: list[bool] = []
-
-    class Failing:
-        def __next__(self) -> int:
-            outgoing.close()  # the reader goes while it produces
-            raise ValueError("too late")
-
-        def close(self) -> None:
-            closed.append(True)
-
-    outgoing = Outgoing(host, 1, Failing(), ITEMS, "numbers")
-    outgoing.start()
-    host.run_jobs()
-    assert closed == [True]
-    assert host.sent == []
-
-
-def test_the_source_is_closed_once_whether_parked_or_ended() -> None:
-    for n in (0, 10, WINDOW_ITEMS, WINDOW_ITEMS + 1):
-        host = Host()
-        closed: list[int] = []
-
-        class Counting:
-            def __init__(self, n: int, closed: list[int]) -> None:
-                self.left = n
-                self.closed = closed
-
-            def __next__(self) -> int:
-                self.left -= 1
-                if self.left < 0:
-                    raise StopIteration
-                return self.left
-
-            def close(self) -> None:
-                self.closed.append(1)
-
-        outgoing = Outgoing(host, 1, Counting(n, closed), ITEMS, "numbers")
-        outgoing.start()
-        host.run_jobs()
-        outgoing.close()
-        outgoing.close()
-        host.run_jobs()
-        assert closed == [1], n
-        assert host.outgoing == {}
-
-
-# --- the reading end by itself
-
-
-def test_credit_for_more_than_a_frame_can_say_goes_in_several() -> None:
-    host = Host()
-    incoming = Incoming(host, 1, "huge")
-    incoming.put("item", 3 * 2**32)
-    assert incoming.pull() == "item"
-    host.work_off()
-    assert host.kinds() == [CREDIT] * 4
-    granted = [int.from_bytes(frame[16:20], "little") for frame in host.sent]
-    items = [int.from_bytes(frame[20:24], "little") for frame in host.sent]
-    assert sum(granted) == 3 * 2**32
-    assert sum(items) == 1
+# --- the two tables by themselves
 
 
 def test_an_item_of_a_stream_that_is_not_open_is_answered_by_close() -> None:
@@ -1044,15 +863,6 @@ def test_frames_of_streams_that_are_over_are_ignored() -> None:
     for kind in (END, CREDIT, CLOSE):
         host.stream_frame(kind, 0, 5, memoryview(b""), None)
     assert host.sent == []
-
-
-def test_an_oversized_item_ends_the_stream_with_its_size() -> None:
-    host = Host()
-    incoming = Incoming(host, 5, "S.m")
-    host.stream_frame(ITEM, OVERSIZED, 5, bytearray(b"123456"), None)
-    with pytest.raises(InvalidCall, match=r"an item of the stream S\.m has 123,456 bytes"):
-        incoming.pull()
-    assert host.sent == [small_frame(CLOSE, 0, 5)]
 
 
 def test_a_stream_whose_loop_has_ended_can_be_dropped() -> None:

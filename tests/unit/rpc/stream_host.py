@@ -1,0 +1,47 @@
+"""A carrier of streams without a network: what is posted waits until the test works it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from bigmachine.rpc import Codec
+from bigmachine.rpc.streams import StreamHost
+
+
+class Host(StreamHost):
+    """Both tables, and what would have been sent."""
+
+    has_bulk = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codec = Codec()
+        self.reactor = cast(Any, self)
+        self.posts: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.jobs: list[Any] = []
+        self.sent: list[Any] = []
+        self.is_here = False
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        self.posts.append((function, args))
+
+    def work_off(self) -> None:
+        while self.posts:
+            function, args = self.posts.pop(0)
+            function(*args)
+
+    def transmit(self, encoded: Any, by_bulk: bool | None = None) -> None:
+        self.sent.append(encoded)
+
+    def run_in_thread(self, job: Any) -> None:
+        self.jobs.append(job)
+
+    def run_jobs(self) -> None:
+        while self.jobs or self.posts:
+            if self.jobs:
+                self.jobs.pop(0).run()
+            self.work_off()
+
+    def kinds(self) -> list[int]:
+        return [(frame if isinstance(frame, bytes) else bytes(frame[0]))[6] for frame in self.sent]

@@ -1,0 +1,160 @@
+"""A link that waits and hears nothing is pinged, then replaced; one that hears something is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from bigmachine.rpc.heartbeat import Heartbeat, Next, decide
+from bigmachine.rpc.wire import PING
+
+
+@pytest.mark.parametrize(
+    ("is_waiting", "has_heard", "has_pinged", "what"),
+    [
+        (False, False, False, Next.REST),
+        (False, False, True, Next.REST),
+        (False, True, False, Next.REST),
+        (False, True, True, Next.REST),
+        (True, True, False, Next.REST),
+        (True, True, True, Next.REST),
+        (True, False, False, Next.PING),
+        (True, False, True, Next.REPLACE),
+    ],
+)
+def test_what_to_do_at_a_beat(is_waiting: bool, has_heard: bool, has_pinged: bool, what: Next) -> None:
+    assert decide(is_waiting, has_heard, has_pinged) is what
+
+
+class Link:
+    """A link whose clock the test holds in its hand."""
+
+    def __init__(self) -> None:
+        self.reactor = cast(Any, self)
+        self.loop = self
+        self.main: Any = self
+        self.waits = True
+        self.heard = 0
+        self.story: list[str] = []
+        self.timers: list[Callable[[], None]] = []
+        self.replacing: asyncio.Task[Any] | None = None
+        self.heartbeat = Heartbeat(self)
+
+    # the loop's part
+
+    def call_later(self, delay: float, ring: Callable[[], None]) -> Link:
+        self.timers.append(ring)
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def beat(self) -> None:
+        (ring,) = self.timers
+        self.timers.clear()
+        ring()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        self.replacing = asyncio.get_running_loop().create_task(coroutine)
+        return self.replacing
+
+    # the link's
+
+    def send(self, data: bytes) -> None:
+        assert data[6] == PING
+        self.story.append("ping")
+
+    def is_waiting(self) -> bool:
+        return self.waits
+
+    def bytes_heard(self) -> int:
+        return self.heard
+
+    def doubt(self) -> None:
+        self.story.append("doubt")
+
+    def believe(self) -> None:
+        self.story.append("believe")
+
+    async def replace(self) -> bool:
+        self.story.append("replace")
+        return True
+
+
+def test_a_link_that_waits_in_silence_is_pinged_then_doubted_and_replaced() -> None:
+    async def scenario() -> None:
+        link = Link()
+        link.heartbeat.start()
+        link.heartbeat.start()
+        for _ in range(2):
+            link.beat()
+        assert link.replacing is not None
+        await link.replacing
+        assert link.story == ["ping", "doubt", "replace"]
+
+    asyncio.run(scenario())
+
+
+def test_a_link_that_hears_something_is_never_pinged() -> None:
+    link = Link()
+    link.heartbeat.start()
+    for _ in range(5):
+        link.heard += 1
+        link.beat()
+    assert link.story == ["believe"] * 5
+
+
+def test_an_answer_to_the_ping_is_as_good_as_any() -> None:
+    link = Link()
+    link.heartbeat.start()
+    link.beat()
+    link.heard += 16
+    link.beat()
+    link.beat()
+    assert link.story == ["ping", "believe", "ping"]
+
+
+def test_a_link_that_waits_for_nothing_is_left_alone_and_watched_again_when_it_does() -> None:
+    link = Link()
+    link.heartbeat.start()
+    link.waits = False
+    link.beat()
+    assert link.timers == []
+    assert not link.heartbeat.is_on
+    link.waits = True
+    link.heartbeat.start()
+    link.beat()
+    assert link.story == ["believe", "ping"]
+
+
+def test_only_one_replacement_is_tried_at_a_time_and_the_next_one_when_it_failed() -> None:
+    async def scenario() -> None:
+        link = Link()
+        link.heartbeat.start()
+        for _ in range(4):
+            link.beat()
+        await asyncio.sleep(0)
+        assert link.story.count("replace") == 1
+        link.beat()
+        await asyncio.sleep(0)
+        assert link.story.count("replace") == 2
+
+    asyncio.run(scenario())
+
+
+def test_stopping_ends_the_watch_and_the_replacement() -> None:
+    async def scenario() -> None:
+        link = Link()
+        link.heartbeat.start()
+        for _ in range(2):
+            link.beat()
+        link.heartbeat.stop()
+        assert link.timers == []
+        assert link.replacing is not None
+        await asyncio.wait([link.replacing])
+        assert link.replacing.cancelled()
+
+    asyncio.run(scenario())
