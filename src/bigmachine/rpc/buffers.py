@@ -14,8 +14,6 @@ _SMALL = 4096
 _RECYCLED = 1024 * 1024
 _KEPT = 256 * 1024 * 1024
 _IDLE = 1.0
-#: References to a buffer that nobody uses: the list's, the loop variable's, the count's own.
-_FREE = 3
 
 
 def allocate(size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
@@ -48,15 +46,17 @@ class Recycler:
         # Without the interpreter lock a count may not be what it seems.
         is_exact = sys.implementation.name == "cpython" and _has_gil()
         self._most = _KEPT if is_exact else 0
+        # Counted rather than known: Python 3.14 lends what earlier ones counted, and one less would be somebody's array.
+        self._free = _references([bytearray()], 0) if is_exact else 0
 
     def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
         """Make the memory of one received buffer, or take some that is free again."""
         if as_bytes or not _RECYCLED <= size <= self._most:
             return allocate(size, as_bytes)
         self._was_used = True
-        for memory in self._kept:
-            if len(memory) == size and sys.getrefcount(memory) == _FREE:
-                return memory, memoryview(memory)
+        for index, length in enumerate(map(len, self._kept)):
+            if length == size and _references(self._kept, index) == self._free:
+                return self._kept[index], memoryview(self._kept[index])
         fresh, view = allocate(size, as_bytes)
         assert isinstance(fresh, bytearray)
         self._kept.append(fresh)
@@ -74,6 +74,10 @@ class Recycler:
         else:
             self._kept.clear()
             self._is_watched = False
+
+
+def _references(kept: list[bytearray], index: int) -> int:
+    return sys.getrefcount(kept[index])
 
 
 def _has_gil() -> bool:

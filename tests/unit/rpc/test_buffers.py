@@ -89,6 +89,20 @@ class TestRecycler:
         assert id(other) != first
         assert held is not None
 
+    @pytest.mark.parametrize("lent", [0, 1, 2])
+    def test_where_the_interpreter_counts_fewer_references_what_is_held_is_still_not(
+        self, lent: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        count = sys.getrefcount
+        monkeypatch.setattr(sys, "getrefcount", lambda value: count(value) - lent)
+        recycler, _ = self.make()
+        memory, view = recycler.allocate(self.SIZE, False)
+        other, _ = recycler.allocate(self.SIZE, False)
+        assert other is not memory
+        first = id(memory)
+        del memory, view
+        assert id(recycler.allocate(self.SIZE, False)[0]) == first
+
     def test_memory_of_another_size_is_not(self) -> None:
         recycler, _ = self.make()
         recycler.allocate(self.SIZE, False)
