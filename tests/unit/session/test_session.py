@@ -560,7 +560,7 @@ def test_a_start_that_meets_a_shutdown_raises_and_leaves_nothing(session: Sessio
 
 
 def test_starts_and_shutdowns_may_race() -> None:
-    for _ in range(20):
+    for _ in range(12):
         with inside() as (system, session):
             errors: list[Exception] = []
             threads = [threading.Thread(target=_start_quietly, args=(session, errors)) for _ in range(3)]

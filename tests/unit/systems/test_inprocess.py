@@ -275,7 +275,7 @@ def test_many_sessions_one_after_the_other_leave_nothing() -> None:
     for _ in range(3):
         one_session()  # what is made once and kept (pools, caches)
     before = counted()
-    for _ in range(60):
+    for _ in range(40):
         one_session()
     eventually(lambda: counted() == before, f"{difference(before, counted())}")
 
