@@ -46,7 +46,7 @@ class Recycler:
         # Without the interpreter lock a count may not be what it seems.
         is_exact = sys.implementation.name == "cpython" and _has_gil()
         self._most = _KEPT if is_exact else 0
-        # Counted rather than known: Python 3.14 lends what earlier ones counted, and one less would be somebody's array.
+        # Counted rather than known: Python 3.14 lends what others count, and one less would be somebody's array.
         self._free = _references([bytearray()], 0) if is_exact else 0
 
     def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
