@@ -30,49 +30,63 @@ def allocate(size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
     return memory, memoryview(memory)
 
 
-class Recycler:
-    """Gives the memory of a large `bytearray` again once nobody holds it; on one event loop's thread.
+class FreeList:
+    """Large `bytearray`s, each given again once nobody holds it; for one thread.
 
     The first touch of fresh memory costs a page fault each 4 KiB: a seventh of what it takes to receive 64 MiB
     (`research`: 2.0 to 2.35 GB/s). That nobody holds a buffer is seen in its reference count: whoever uses its memory
-    (an array, a view) has a reference to it. What was not used for `_IDLE` is let go.
+    (an array, a view) has a reference to it. All together have at most `most` bytes.
     """
 
-    def __init__(self, call_later: Callable[..., object]) -> None:
-        self._call_later = call_later
-        self._kept: list[bytearray] = []
-        self._was_used = False
-        self._is_watched = False
+    def __init__(self, most: int) -> None:
+        self.kept: list[bytearray] = []
         # Without the interpreter lock a count may not be what it seems.
         is_exact = sys.implementation.name == "cpython" and _has_gil()
-        self._most = _KEPT if is_exact else 0
+        self.most = most if is_exact else 0
         # Counted rather than known: Python 3.14 lends what others count, and one less would be somebody's array.
         self._free = _references([bytearray()], 0) if is_exact else 0
 
+    def take(self, size: int) -> bytearray:
+        """Return a buffer of this size that nobody else holds; its contents are not cleared."""
+        kept = self.kept
+        for index, length in enumerate(map(len, kept)):
+            if length == size and _references(kept, index) == self._free:
+                return kept[index]
+        fresh, _ = allocate(size, False)
+        assert isinstance(fresh, bytearray)
+        if size <= self.most:
+            kept.append(fresh)
+            while sum(map(len, kept)) > self.most:
+                del kept[0]
+        return fresh
+
+
+class Recycler:
+    """The memory of received buffers: large ones from a free list, that is emptied when it has been idle."""
+
+    def __init__(self, call_later: Callable[..., object]) -> None:
+        self._call_later = call_later
+        self._list = FreeList(_KEPT)
+        self._was_used = False
+        self._is_watched = False
+
     def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
         """Make the memory of one received buffer, or take some that is free again."""
-        if as_bytes or not _RECYCLED <= size <= self._most:
+        if as_bytes or not _RECYCLED <= size <= self._list.most:
             return allocate(size, as_bytes)
         self._was_used = True
-        for index, length in enumerate(map(len, self._kept)):
-            if length == size and _references(self._kept, index) == self._free:
-                return self._kept[index], memoryview(self._kept[index])
-        fresh, view = allocate(size, as_bytes)
-        assert isinstance(fresh, bytearray)
-        self._kept.append(fresh)
-        while sum(map(len, self._kept)) > self._most:
-            del self._kept[0]
+        memory = self._list.take(size)
         if not self._is_watched:
             self._is_watched = True
             self._call_later(_IDLE, self._look)
-        return fresh, view
+        return memory, memoryview(memory)
 
     def _look(self) -> None:
         if self._was_used:
             self._was_used = False
             self._call_later(_IDLE, self._look)
         else:
-            self._kept.clear()
+            self._list.kept.clear()
             self._is_watched = False
 
 

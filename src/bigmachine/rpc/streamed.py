@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WINDOW_ITEMS = 256
 WINDOW_BYTES = 4 * 2**20
 #: Bytes of a file travel in pieces of this size.
-PIECE = 256 * 1024
+PIECE = 512 * 1024
 
 ITEMS = "items"
 BYTES = "bytes"

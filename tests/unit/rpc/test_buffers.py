@@ -119,13 +119,13 @@ class TestRecycler:
         recycler, looks = self.make()
         recycler.allocate(self.SIZE, False)
         looks.pop()()  # it was used a moment ago
-        assert len(recycler._kept) == 1
+        assert len(recycler._list.kept) == 1
         looks.pop()()
-        assert not recycler._kept
+        assert not recycler._list.kept
         assert not looks
 
     def test_what_is_kept_is_bounded(self) -> None:
         recycler, _ = self.make()
         held = [recycler.allocate(100 * 2**20 + n, False)[0] for n in range(4)]
-        assert sum(map(len, recycler._kept)) <= 256 * 2**20
+        assert sum(map(len, recycler._list.kept)) <= 256 * 2**20
         assert len(held) == 4

@@ -45,6 +45,7 @@ class Source:
         self.made = 0
         self.closed = threading.Event()
         self.go = threading.Event()
+        self.pipe = -1
         self.seen: list[object] = []
 
     def count(self, n: int) -> Iterator[int]:
@@ -156,6 +157,9 @@ class Source:
 
     def zeros(self) -> IO[bytes]:
         return _Zeros(self)
+
+    def piped_file(self) -> IO[bytes]:
+        return open(self.pipe, "rb")  # noqa: SIM115 (the stream closes it)
 
     def failing_file(self) -> IO[bytes]:
         return _Failing()
@@ -872,3 +876,14 @@ def test_a_stream_whose_loop_has_ended_can_be_dropped() -> None:
     stream.close()
     del stream
     gc.collect()
+
+
+def test_what_a_pipe_holds_does_not_wait_for_more(wired: Wired) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "wb", buffering=0) as writer:
+        wired.source.pipe = reading
+        file = wired.call("piped_file")
+        for word in (b"one", b"two"):
+            writer.write(word)
+            assert file.read(100) == word
+    assert file.read(100) == b""
