@@ -159,7 +159,7 @@ class Source:
         return _Zeros(self)
 
     def piped_file(self) -> IO[bytes]:
-        return open(self.pipe, "rb")  # noqa: SIM115 (the stream closes it)
+        return open(self.pipe, "rb")  # the stream closes it
 
     def failing_file(self) -> IO[bytes]:
         return _Failing()
