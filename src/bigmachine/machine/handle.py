@@ -30,6 +30,7 @@ from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
+    from bigmachine.rpc import MethodSnapshot
 
 _log = logging.getLogger("bigmachine")
 P = ParamSpec("P")
@@ -256,6 +257,13 @@ class Machine:
     def load_info(self) -> LoadInfo:
         """Return the load averages of its host."""
         return cast("LoadInfo", self.call("Supervisor.load_info"))
+
+    def call_statistics(self) -> dict[str, MethodSnapshot]:
+        """Return what this process's calls to the machine's services have cost, by method [Go: rpc/stats.go].
+
+        The machine's own counts, of all its callers, are in `call("Supervisor.expvars")["calls"]`.
+        """
+        return self._program.statistics.snapshot()
 
     def keepalive_reply_times(self) -> list[float]:
         """Return how long the last keepalives took, in seconds, the most recent first."""

@@ -105,7 +105,7 @@ class _Serving:
         codec = Codec(by_value=spec.interactive, machine=spec.name, limit=spec.limit)
         server = self._server = Server(table, authorize=authorize, codec=codec, threads=spec.threads)
         server.session = make_session(machine, server)
-        table.register("Supervisor", Supervisor(table, server.session, self.send, self.fail))
+        table.register("Supervisor", Supervisor(table, server.session, self.send, self.fail, server.statistics))
         self._context = server_context(machine.identity)
         waiting = machine.channel.take_over()
         self._channel = LoopChannel(

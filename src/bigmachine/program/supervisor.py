@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bigmachine.errors import Cause
 from bigmachine.rpc import ServiceTable
 from bigmachine.rpc.registrar import Registrar
+from bigmachine.rpc.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,11 +30,13 @@ class Supervisor:
         session: object,
         send: Callable[[Mapping[str, object]], None],
         fail: Callable[[Cause, str, BaseException], None],
+        statistics: Statistics | None = None,
     ) -> None:
         self._table = table
         self._registrar = Registrar(table, session)
         self._send = send
         self._fail = fail
+        self._statistics = statistics or Statistics()
         self._born = time.time()
 
     async def ping(self, data: object = None) -> object:
@@ -64,8 +67,9 @@ class Supervisor:
         await self._registrar.running()
 
     async def expvars(self) -> dict[str, object]:
-        """Give what the program's process counts about itself."""
+        """Give what the program's process counts about itself; "calls" has a `MethodSnapshot` a method."""
         return {
+            "calls": self._statistics.snapshot(),
             "services": self._table.names(),
             "uptime": time.time() - self._born,
             "threads": threading.active_count(),

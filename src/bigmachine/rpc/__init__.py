@@ -16,6 +16,7 @@ from bigmachine.rpc.reactor import Reactor, new_event_loop
 from bigmachine.rpc.readers import ByteStream, Stream
 from bigmachine.rpc.server import Server
 from bigmachine.rpc.services import ServiceTable
+from bigmachine.rpc.statistics import MethodSnapshot
 from bigmachine.rpc.wire import DEFAULT_LIMIT
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Codec",
     "Dialer",
     "Link",
+    "MethodSnapshot",
     "PeerGone",
     "Reactor",
     "Server",

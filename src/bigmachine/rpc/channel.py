@@ -113,6 +113,7 @@ class Channel(Lanes):
             self._refuse(ident, exc)
             return
         run = FramedRun(self, ident, method, args, kwargs, timeout)
+        run.size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
         if key is not None and not self._is_first(run, key):
             return
         self.runs[ident] = run
@@ -196,7 +197,7 @@ class Channel(Lanes):
             run.timer.cancel()
         statistics = self.server.statistics
         stats = statistics.methods.get(run.method.name) or statistics.of(run.method.name)
-        stats.count(time.perf_counter() - run.began, failed, 0, size)
+        stats.count(time.perf_counter() - run.began, failed, run.size, size)
         run.leave()
 
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
