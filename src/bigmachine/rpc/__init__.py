@@ -7,8 +7,9 @@ TLS), `memory` (within a process), `http1` and `http2` (the same methods for cur
 
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec
+from bigmachine.rpc.connector import Dialer
 from bigmachine.rpc.context import CallInfo, current_call, deadline
-from bigmachine.rpc.link import Dialer, Link, Tamper
+from bigmachine.rpc.link import Link, Tamper
 from bigmachine.rpc.names import name_of
 from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket
 from bigmachine.rpc.pool import DEFAULT_THREADS

@@ -10,29 +10,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import pickle
 import time
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
 from bigmachine.errors import (
-    AuthenticationError,
     BigmachineError,
     DeadlineExceeded,
     InvalidCall,
-    MachineStopped,
     NetworkError,
 )
 from bigmachine.rpc.arguments import Feed, are_plain, take_streams
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
-from bigmachine.rpc.connection import Connection, Receiver
+from bigmachine.rpc.connection import Connection
+from bigmachine.rpc.connector import Connector, Dialer
 from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.heartbeat import Heartbeat
-from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.losses import fresh
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.near import Near
 from bigmachine.rpc.outgoing import Outgoing
@@ -44,13 +41,11 @@ from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
     ERROR,
-    HELLO,
     LARGE,
     OVERSIZED,
     PONG,
     RESULT,
     STREAMED,
-    VERSION,
     Buffer,
     Frame,
     size_of,
@@ -65,16 +60,6 @@ _LARGE_CALL = 64 * 2**20 + 64 * 1024
 _NOTE_PAUSE = 60.0
 
 
-class Dialer(Protocol):
-    """Knows how to reach one peer and how to make sure that it is the right one."""
-
-    async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
-        """Connect.
-
-        Raises: NetworkError, AuthenticationError.
-        """
-
-
 #: Says what a lost connection means for the calls that were sent over it.
 Verdict = Callable[[BigmachineError], Awaitable[BaseException]]
 
@@ -83,7 +68,7 @@ Verdict = Callable[[BigmachineError], Awaitable[BaseException]]
 Tamper = Callable[["Link", Call[Any], Encoded], bool]
 
 
-class Link(Lanes):
+class Link(Connector):
     """Calls to one peer. `submit` and `close` may be called from any thread."""
 
     def __init__(
@@ -95,39 +80,25 @@ class Link(Lanes):
         name: str = "",
         is_held: bool = False,
     ) -> None:
-        super().__init__()
-        self.reactor = reactor
-        self.codec = codec or Codec(machine=name)
-        self.name = name
-        self._dialer = dialer
+        super().__init__(reactor, dialer, codec or Codec(machine=name), name)
         self._verdict: Verdict | None = None
         #: Whether calls wait: the machine is not up yet.
         self._is_held = is_held
         self._idents = itertools.count(1)
-        self._token = b""  # of the main connection, for its bulk lane
         self._pending: dict[int, Call[Any]] = {}
         self._waiting: dict[int, Encoded] = {}  # for a connection
         self._held: dict[int, Encoded] = {}  # for `release`
-        self._feeds: dict[int, list[Feed]] = {}  # streams among the arguments of calls that are not sent yet
-        self.statistics = Statistics()
-        self._heartbeat = Heartbeat(self)
-        self._dialling: asyncio.Task[Any] | None = None
-        self._dialling_bulk: asyncio.Task[Any] | None = None
         self._for_bulk: dict[int, Encoded] = {}  # for the bulk lane
+        self._feeds: dict[int, list[Feed]] = {}  # streams among the arguments of calls that are not sent yet
         self._judged: set[Call[Any]] = set()  # sent over a connection that was lost; what that means is being found out
-        self._closed: BaseException | None = None
+        self.statistics = Statistics()
         #: Connected, neither held nor closed nor doubted.
         self.is_ready = False
-        #: Whether the connection may be mute: then calls wait for it to speak, or for the next one.
-        self._is_doubted = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
         self._pool: ThreadPool | None = None
         self._next_note = 0.0
         self._tamper: Tamper | None = None
-        #: Called on the loop when a connection is up, and when it is lost.
-        self.on_up: Callable[[], None] | None = None
-        self.on_down: Callable[[BigmachineError], None] | None = None
 
     # from any thread
 
@@ -168,7 +139,7 @@ class Link(Lanes):
             try:
                 reactor.post(self.begin, call, encoded, timeout, is_urgent)
             except RuntimeError:
-                call.fail(_fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
+                call.fail(fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
         return call
 
     def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
@@ -218,20 +189,6 @@ class Link(Lanes):
             link.judge_with(judge)
         return link
 
-    async def connect(self) -> None:
-        """Connect now, if it is not connected.
-
-        Raises: NetworkError, AuthenticationError.
-        """
-        if self.main is None and self._closed is None:
-            self._up(await self._dialer.dial(self.reactor, self))
-
-    def drop(self) -> None:
-        """Let both connections go at once, without the farewell that TLS has."""
-        for connection in (self.main, self.bulk):
-            if connection is not None:
-                connection.abort()
-
     # on the reactor's thread
 
     def judge_with(self, verdict: Verdict) -> None:
@@ -246,11 +203,6 @@ class Link(Lanes):
             self._enter(ident, encoded)
         self._check_ready()
 
-    def renew(self) -> None:
-        """Give the connection up, for it is mute, and dial anew for the next call."""
-        if self.main is not None:
-            self.main.abort(NetworkError(f"the connection to {self.name} fell silent"))
-
     def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
         """Begin to carry a call."""
         if not call.is_pending:
@@ -264,7 +216,7 @@ class Link(Lanes):
             self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
             return
         if self._closed is not None:
-            call.fail(_fresh(self._closed))
+            call.fail(fresh(self._closed))
             return
         call.size = size_of(encoded)
         if call.size > _LARGE_CALL:
@@ -292,8 +244,8 @@ class Link(Lanes):
             self._send(ident, encoded)
         else:
             self._waiting[ident] = encoded
-            if self.main is None and self._dialling is None:
-                self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
+            if self.main is None:
+                self._begin_dialling()
 
     def _check_ready(self) -> None:
         is_free = not self._is_held and self._tamper is None and not self._is_doubted
@@ -416,122 +368,25 @@ class Link(Lanes):
         """Tell whether calls or streams wait for something to come."""
         return bool(self._pending or self.incoming or self.outgoing)
 
-    def bytes_heard(self) -> int:
-        """Return how much has come, by both lanes."""
-        return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
+    def _has_unsent(self) -> bool:
+        return bool(self._waiting)
 
-    def doubt(self) -> None:
-        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is."""
-        self._is_doubted = True
+    def _when_changed(self) -> None:
         self._check_ready()
+        if self.main is not None and not self._is_doubted:
+            waiting, self._waiting = self._waiting, {}
+            for ident, encoded in waiting.items():
+                self._send(ident, encoded)
 
-    def believe(self) -> None:
-        """Send what has waited: the connection is not mute after all."""
-        if self._is_doubted:
-            self._is_doubted = False
-            self._check_ready()
-            self._send_waiting()
-
-    async def replace(self) -> bool:
-        """Dial anew beside a connection that is mute, and give that one up if it still is."""
-        mute, heard = self.main, self.bytes_heard()
-        try:
-            connection = await self._dialer.dial(self.reactor, self)
-        except BigmachineError as exc:
-            _log.debug("no other connection to %s: %s", self.name, exc)
-            return False
-        if self._closed is not None or self.main is not mute or mute is None or self.bytes_heard() != heard:
-            connection.close()
-            return False
-        _log.info("the connection to %s fell silent; a new one took its place", self.name)
-        self._down(NetworkError(f"the connection to {self.name} fell silent, and was replaced"))
-        mute.abort()
-        self._up(connection)
-        return True
-
-    async def _dial(self) -> None:
-        try:
-            if self.main is None:
-                self._up(await self._dialer.dial(self.reactor, self))
-        except BigmachineError as exc:
-            await self._fail_waiting(exc)
-        except Exception as exc:  # noqa: BLE001 (the task's edge: whoever waits must hear of it)
-            _log.exception("dialling %s failed", self.name)
-            await self._fail_waiting(NetworkError(f"dialling {self.name} failed: {exc}"))
-        finally:
-            self._dialling = None
-            if self._waiting and self.main is None and self._closed is None:  # they came while the failure was told
-                self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
-
-    def _up(self, connection: Connection) -> None:
-        if self._closed is not None:
-            connection.close()
-            return
-        if not connection.is_open:  # refused right after the handshake, as TLS 1.3 has it
-            cause = translate_loss(connection.error, self.name)
-            self.reactor.spawn(self._fail_waiting(cause), f"judge {self.name}")
-            return
-        self.main = connection
-        # A new one each time: the peer may not have noticed yet that the last connection is over, and the bulk lane
-        # must not come to that one.
-        self._token = os.urandom(16)
-        connection.send(self._hello(MAIN))
-        self._check_ready()
-        self._send_waiting()
-        if self.on_up is not None:
-            self.on_up()
-
-    def _send_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for ident, encoded in waiting.items():
-            self._send(ident, encoded)
-
-    def _hello(self, lane: int) -> bytes:
-        return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
-
-    def _open_bulk(self) -> None:
-        if self.bulk is None and self._dialling_bulk is None and self._closed is None:
-            self._dialling_bulk = self.reactor.spawn(self._dial_bulk(), f"dial {self.name} for bulk")
-
-    async def _dial_bulk(self) -> None:
-        try:
-            connection = await self._dialer.dial(self.reactor, self)
-        except BigmachineError as exc:
-            _log.debug("no bulk lane to %s: %s", self.name, exc)
-        except Exception:  # noqa: BLE001 (the task's edge: what waits for it goes the other way)
-            _log.exception("dialling %s for bulk failed", self.name)
-        else:
-            if self.main is None or self._closed is not None:
-                connection.close()
-            else:
-                self.bulk = connection
-                connection.send(self._hello(BULK))
-        self._dialling_bulk = None
+    def _when_bulk_is_settled(self) -> None:
         large, self._for_bulk = self._for_bulk, {}
         for ident, encoded in large.items():
             self._send_now(ident, encoded)
 
-    def lost(self, connection: Connection, error: Exception | None) -> None:
-        """A connection has ended."""
-        if connection is self.bulk:
-            self.bulk = None
-            if self.main is not None:
-                self.main.abort(error)  # frames of its calls may be lost
-        elif connection is self.main:
-            self._down(error)
-
-    def _down(self, error: Exception | None) -> None:
-        self.main = None
-        self.is_ready = self._is_doubted = False
-        bulk, self.bulk = self.bulk, None
-        if bulk is not None:
-            bulk.abort(error)
-        if self._dialling_bulk is not None:
-            self._dialling_bulk.cancel()
-            self._dialling_bulk = None
+    def _when_down(self, cause: BigmachineError) -> None:
+        self.is_ready = False
         self._waiting.update(self._for_bulk)  # nothing of them was sent
         self._for_bulk = {}
-        cause = translate_loss(error, self.name)
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
             del self._pending[call.ident]
@@ -541,10 +396,6 @@ class Link(Lanes):
             outgoing.close()
         if sent or streams:
             self.reactor.spawn(self._judge(sent, streams, cause), f"judge {self.name}")
-        if self.on_down is not None and self._closed is None:
-            self.on_down(cause)
-        if self._waiting and self._dialling is None and self._closed is None:
-            self._dialling = self.reactor.spawn(self._dial(), f"dial {self.name}")
 
     async def _judge(self, calls: list[Call[Any]], streams: list[Any], cause: BigmachineError) -> None:
         error: BaseException = cause
@@ -563,11 +414,11 @@ class Link(Lanes):
             error = self._closed
         for call in calls:
             _stop_timer(call)
-            call.fail(_fresh(error))
+            call.fail(fresh(error))
         for stream in streams:
-            stream.end(_fresh(error))
+            stream.end(fresh(error))
 
-    async def _fail_waiting(self, cause: BigmachineError) -> None:
+    async def _when_not_dialled(self, cause: BigmachineError) -> None:
         waiting, self._waiting = self._waiting, {}
         calls = [call for ident in waiting if (call := self._pending.pop(ident, None)) is not None]
         await self._judge(calls, [], cause)
@@ -590,7 +441,7 @@ class Link(Lanes):
         self._feeds.clear()
         for call in (*pending.values(), *self._judged):
             _stop_timer(call)
-            call.fail(_fresh(error))
+            call.fail(fresh(error))
         self.end_streams(error)
         self.close_lanes()
         if self._pool is not None:
@@ -611,26 +462,6 @@ def _time_left(limit: float, timeout: float | None, method: str) -> float:
 def _stop_timer(call: Call[Any]) -> None:
     if call.timer is not None:
         call.timer.cancel()
-
-
-def _fresh(error: BaseException) -> BaseException:
-    """Make an exception that one caller may raise: raised by several, their tracebacks would run together."""
-    if not isinstance(error, MachineStopped | NetworkError | AuthenticationError):
-        return error
-    copy = type(error)(*error.args)
-    copy.__cause__ = error.__cause__
-    return copy
-
-
-def translate_loss(error: Exception | None, name: str) -> BigmachineError:
-    """Say what the end of a connection means in the library's own terms."""
-    if isinstance(error, BigmachineError):
-        return error
-    from bigmachine.rpc.net import as_network_error
-
-    if error is None:
-        return NetworkError(f"the connection to {name} was closed by the other side")
-    return as_network_error(error, name)
 
 
 def _not_rebuilt(exc: BaseException, method: str) -> InvalidCall:

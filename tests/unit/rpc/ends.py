@@ -21,7 +21,7 @@ from typing import Any
 
 from bigmachine.errors import NetworkError
 from bigmachine.rpc import Call, Codec, Link, Reactor, Server, ServiceTable, TlsDialer, serve_socket
-from bigmachine.rpc.link import Dialer
+from bigmachine.rpc.connector import Dialer
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.trust import Authority, Identity, Peer, Role, client_context, server_context
 
@@ -102,7 +102,8 @@ class Ends:
     def is_idle(self) -> bool:
         """Whether neither end has anything under way."""
         link, channels = self.link, self.server.channels
-        here = (link._pending, link._waiting, link._held, link._feeds, link._for_bulk, link.incoming, link.outgoing)
+        calls = (link._pending, link._waiting, link._held, link._for_bulk, link._judged)
+        here = (*calls, link._feeds, link.incoming, link.outgoing)
         return not any(here) and not any(c.runs or c.incoming or c.outgoing for c in list(channels))
 
 
