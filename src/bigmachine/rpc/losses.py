@@ -1,8 +1,30 @@
-"""What the loss of a connection is to those whose calls it carried."""
+"""What errors of the network are in the library's own terms, and what a loss is to those whose calls it carried."""
 
 from __future__ import annotations
 
+import ssl
+
 from bigmachine.errors import AuthenticationError, BigmachineError, MachineStopped, NetworkError
+
+
+class PeerGone(NetworkError):
+    """The peer's host says that nobody, or somebody else, is at its port: it has ended, and is not out of reach."""
+
+
+def as_network_error(exc: BaseException, where: str) -> BigmachineError:
+    """Translate what the network stack raised."""
+    if isinstance(exc, BigmachineError):
+        return exc
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return AuthenticationError(f"{where} could not prove who it is: {getattr(exc, 'verify_message', '') or exc}")
+    # An SSLError that was not made by `ssl` itself has neither attribute.
+    if isinstance(exc, ssl.SSLError) and "ALERT" in (reason := str(getattr(exc, "reason", "") or exc)).upper():
+        return AuthenticationError(f"{where} refused this side's certificate: {reason}")
+    if isinstance(exc, TimeoutError):
+        return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")
+    if isinstance(exc, ConnectionRefusedError):
+        return PeerGone(f"{where} refused the connection: nothing listens there any more")
+    return NetworkError(f"the connection to {where} failed: {type(exc).__name__}: {exc}")
 
 
 def fresh(error: BaseException) -> BaseException:
@@ -18,8 +40,6 @@ def translate_loss(error: Exception | None, name: str) -> BigmachineError:
     """Say what the end of a connection means in the library's own terms."""
     if isinstance(error, BigmachineError):
         return error
-    from bigmachine.rpc.net import as_network_error
-
     if error is None:
         return NetworkError(f"the connection to {name} was closed by the other side")
     return as_network_error(error, name)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from bigmachine.errors import AuthenticationError, BigmachineError, NetworkError
+from bigmachine.errors import AuthenticationError, NetworkError
 from bigmachine.rpc.connection import Connection, Receiver
+from bigmachine.rpc.losses import PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.server import Server
 from bigmachine.trust import Peer, Refused, Role, check_peer, peer_of
@@ -29,10 +30,6 @@ ALPN = "bigmachine/1"
 HANDSHAKE_TIMEOUT = 10.0
 #: Of what a peer that is refused had to say, so much is read.
 _UNREAD = 64 * 1024
-
-
-class PeerGone(NetworkError):
-    """The peer's host says that nobody, or somebody else, is at its port: it has ended, and is not out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +89,6 @@ def _accept() -> Callable[..., Any]:
     except ImportError:
         return lambda loop, *args, **kwargs: loop.connect_accepted_socket(*args, **kwargs)
     return cast("Callable[..., Any]", aiofastnet.connect_accepted_socket)
-
-
-def as_network_error(exc: BaseException, where: str) -> BigmachineError:
-    """Translate what the network stack raised."""
-    if isinstance(exc, BigmachineError):
-        return exc
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return AuthenticationError(f"{where} could not prove who it is: {getattr(exc, 'verify_message', '') or exc}")
-    # An SSLError that was not made by `ssl` itself has neither attribute.
-    if isinstance(exc, ssl.SSLError) and "ALERT" in (reason := str(getattr(exc, "reason", "") or exc)).upper():
-        return AuthenticationError(f"{where} refused this side's certificate: {reason}")
-    if isinstance(exc, TimeoutError):
-        return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")
-    if isinstance(exc, ConnectionRefusedError):
-        return PeerGone(f"{where} refused the connection: nothing listens there any more")
-    return NetworkError(f"the connection to {where} failed: {type(exc).__name__}: {exc}")
 
 
 class _Switch(asyncio.Protocol):
