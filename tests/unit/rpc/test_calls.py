@@ -20,6 +20,7 @@ import pytest
 from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.reactor import Reactor
+from tests.unit.rpc.ends import until
 
 PATIENCE = 5.0
 
@@ -255,6 +256,21 @@ def test_wait_and_as_completed_see_calls_as_they_end(carrier: Carrier) -> None:
     soon(lambda: (calls[1].fail(KeyError()), calls[3].cancel(), calls[0].finish(0)))
     assert set(concurrent.futures.as_completed(calls, PATIENCE)) == set(calls)
     assert concurrent.futures.wait(calls, PATIENCE).not_done == set()
+
+
+def test_an_outcome_that_comes_as_somebody_begins_to_wait_is_told_once(carrier: Carrier) -> None:
+    call: Call[int] = Call(1, "S.m", carrier)
+    other: Call[int] = Call(2, "S.m", carrier)
+    assert call._claim()
+    call._result = 3
+    call._now = "FINISHED"  # as `finish` does it in another thread, which pauses here
+    waiting = in_thread(lambda: concurrent.futures.wait([call, other], PATIENCE))
+    until(lambda: other._cond is not None and other._waiters)
+    call._notify()  # and goes on
+    soon(lambda: other.finish(0))
+    outcome = waiting()
+    assert isinstance(outcome, concurrent.futures._base.DoneAndNotDoneFutures)
+    assert outcome.not_done == set()
 
 
 def test_wait_for_the_first_exception_returns_with_it(carrier: Carrier) -> None:

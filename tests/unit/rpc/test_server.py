@@ -100,6 +100,10 @@ class Service:
     def returns_coroutine(self, value: object) -> Awaitable[object]:
         return self.echo_async(value)
 
+    def returns_coroutine_late(self) -> Awaitable[object]:
+        self.hold()
+        return self.echo_async()
+
     def fail(self, exc: BaseException) -> None:
         raise exc
 
@@ -423,6 +427,17 @@ def test_a_task_that_is_cancelled_cancels_what_it_awaits_on_the_machine(ends: En
 
 async def _await(call: Call[Any]) -> Any:
     return await call
+
+
+def test_what_a_method_returns_to_be_awaited_is_closed_when_nobody_wants_it_any_more(
+    ends: Ends, service: Service
+) -> None:
+    call = ends.submit("S.returns_coroutine_late")
+    begun(service)
+    call.cancel()
+    assert service.told.wait(PATIENCE)
+    assert ends.call("S.echo", 1) == 1
+    until(lambda: ends.server.statistics.snapshot()["S.returns_coroutine_late"].errors == 1)
 
 
 def test_a_method_that_refuses_to_be_cancelled_answers_nobody(ends: Ends, service: Service) -> None:
