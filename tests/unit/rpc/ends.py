@@ -60,6 +60,15 @@ async def until_async(claim: Callable[[], object], patience: float = PATIENCE) -
         await asyncio.sleep(0.001)
 
 
+def once_begun(begun: threading.Semaphore, attempt: Callable[[float], object]) -> None:
+    """Attempt something that ends at a deadline, with more and more time, until the method began before it."""
+    for seconds in (0.02, 0.1, 0.5, 2.0):
+        attempt(seconds)
+        if begun.acquire(timeout=0.01):
+            return
+    raise AssertionError("it does not begin")
+
+
 def table_of(services: Mapping[str, object]) -> ServiceTable:
     table = ServiceTable()
     for name, service in services.items():
@@ -239,7 +248,7 @@ def quiet() -> Iterator[list[str]]:
         if len(_depth) > 1:
             return  # the outermost looks
         until(lambda: not [t for t in threading.enumerate() if t.name.startswith(_THREADS) and t not in threads])
-        gc.collect()
+        gc.collect(1)  # what the test made is young; a full collection would take longer than most tests
         until(lambda: descriptors() <= before)
     finally:
         _depth.pop()

@@ -28,7 +28,7 @@ from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.net import PeerGone
 from bigmachine.rpc.wire import LARGE
-from tests.unit.rpc.ends import DRIVER, PATIENCE, Ends, memory, until
+from tests.unit.rpc.ends import DRIVER, PATIENCE, Ends, memory, once_begun, until
 
 BIG = bytes(3 * LARGE)
 
@@ -431,12 +431,18 @@ def judged_for_ever(ends: Ends) -> threading.Event:
 
 def test_a_deadline_holds_while_a_loss_is_being_judged(ends: Ends, service: Service) -> None:
     asked = judged_for_ever(ends)
-    call = ends.submit("S.hold", timeout=0.05)
-    begun(service)
-    ends.cut()
-    assert asked.wait(PATIENCE)
-    with pytest.raises(DeadlineExceeded):
-        call.result(PATIENCE)
+
+    def attempt(seconds: float) -> None:
+        call = ends.submit("S.hold", timeout=seconds)
+        has_begun = service.begun.acquire(timeout=seconds / 2)
+        if has_begun:
+            ends.cut()
+            assert asked.wait(PATIENCE)
+            service.begun.release()
+        with pytest.raises(DeadlineExceeded):
+            call.result(PATIENCE)
+
+    once_begun(service.begun, attempt)
     for task in ends.on_link(lambda: [t for t in asyncio.all_tasks() if t.get_name() == "judge m1"]):
         ends.on_link(task.cancel)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import gc
 import sys
 import threading
 import time
@@ -59,7 +58,6 @@ def service() -> Service:
 def ends(service: Service) -> Iterator[Ends]:
     with tls({"S": service}) as it:
         yield it
-        gc.collect()
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

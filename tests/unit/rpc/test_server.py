@@ -39,7 +39,7 @@ from bigmachine.rpc.wire import (
     small_frame,
 )
 from bigmachine.trust import Peer, Role
-from tests.unit.rpc.ends import DRIVER, PATIENCE, SESSION, Ends, memory, until
+from tests.unit.rpc.ends import DRIVER, PATIENCE, SESSION, Ends, memory, once_begun, until
 
 
 class Unbuildable:
@@ -478,9 +478,13 @@ def test_a_call_that_is_cancelled_as_it_arrives_leaves_its_bounded_service_free(
 
 @BOTH
 def test_a_deadline_releases_the_caller_and_reaches_the_method(ends: Ends, service: Service, kind: str) -> None:
-    with pytest.raises(DeadlineExceeded, match=rf"S\.hold{kind} on m1 had no outcome within 0\.02 s") as caught:
-        ends.call(f"S.hold{kind}", timeout=0.02)
-    assert isinstance(caught.value, TimeoutError)
+    def attempt(seconds: float) -> None:
+        text = rf"S\.hold{kind} on m1 had no outcome within {seconds:.3g} s"
+        with pytest.raises(DeadlineExceeded, match=text) as caught:
+            ends.call(f"S.hold{kind}", timeout=seconds)
+        assert isinstance(caught.value, TimeoutError)
+
+    once_begun(service.begun, attempt)
     assert service.told.wait(PATIENCE)
 
 
@@ -489,13 +493,17 @@ def test_the_machine_enforces_a_deadline_also_when_its_caller_says_nothing_any_m
     ends: Ends, service: Service, kind: str
 ) -> None:
     raw = Raw(ends)
-    raw.send(ends.link.codec.call(CALL, 0, 1, f"S.{kind}", (), {}, 0.02))
-    begun(service)
+    answers: list[object] = []
+
+    def attempt(seconds: float) -> None:
+        raw.send(ends.link.codec.call(CALL, 0, len(answers), f"S.{kind}", (), {}, seconds))
+        answers.append(raw.answer(len(answers)))
+
+    once_begun(service.begun, attempt)
     assert service.told.wait(PATIENCE)
-    answer = raw.answer(1)
     if kind == "hold_async":
-        assert type(answer) is DeadlineExceeded
-        assert "S.hold_async was not done by its deadline" in str(answer)
+        assert type(answers[-1]) is DeadlineExceeded
+        assert "S.hold_async was not done by its deadline" in str(answers[-1])
 
 
 def test_a_deadline_holds_also_while_a_call_waits_for_a_thread(service: Service) -> None:
@@ -870,8 +878,11 @@ def test_a_method_calls_another_machine(chain: Ends, kind: str) -> None:
 def test_a_deadline_reaches_through_a_method_to_another_machine(
     chain: Ends, service: Service, kind: str, far: str
 ) -> None:
-    with deadline(0.03), pytest.raises(DeadlineExceeded):
-        chain.call(f"R.ask{kind}", f"S.{far}")
+    def attempt(seconds: float) -> None:
+        with deadline(seconds), pytest.raises(DeadlineExceeded):
+            chain.call(f"R.ask{kind}", f"S.{far}")
+
+    once_begun(service.begun, attempt)
     assert service.told.wait(PATIENCE)
     caller, left, _ = chain.call(f"R.ask{kind}", "S.info", timeout=50)
     assert 40 < left <= 50
@@ -944,8 +955,11 @@ def test_a_type_error_of_an_invoked_methods_own_is_not_its_own_cause(ends: Ends)
 
 @BOTH
 def test_invoke_ends_at_its_deadline_and_tells_the_method(ends: Ends, service: Service, kind: str) -> None:
-    with pytest.raises(DeadlineExceeded, match=rf"S\.hold{kind} had no outcome within 0\.02 s"):
-        invoke(ends, f"S.hold{kind}", timeout=0.02)
+    def attempt(seconds: float) -> None:
+        with pytest.raises(DeadlineExceeded, match=rf"S\.hold{kind} had no outcome within {seconds:g} s"):
+            invoke(ends, f"S.hold{kind}", timeout=seconds)
+
+    once_begun(service.begun, attempt)
     assert service.told.wait(PATIENCE)
 
 
