@@ -68,7 +68,8 @@ def test_a_machine_comes_up_in_order_and_answers(tmp_path: Path, fork: bool) -> 
         assert driver.call(machine, "Supervisor.register", "Counter", Counter()) is True
         assert driver.call(machine, "Counter.pid") == pid
         assert driver.call(machine, "Counter.seen") == "the session"
-        assert driver.phases(1) == ["executing", "importing", "serving", "initialising services"]
+        phases = ["executing", "importing", "serving", "initialising services"]
+        wait_until(lambda: driver.phases(1) == phases, "all phases are told, in this order")
         assert driver.ask(f"Supervisor@{AGENT}-m1.getpid") == pid
 
 
