@@ -501,7 +501,7 @@ def test_a_call_that_is_dropped_is_gone_at_once_with_its_outcome(carrier: Carrie
 
 # --- races
 
-ROUNDS = 1500
+ROUNDS = 800
 #: Longer than the whole race may take: a waiter that is only released by its time counts as left behind.
 FAR_TOO_LONG = 60.0
 

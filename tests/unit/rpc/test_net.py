@@ -409,7 +409,7 @@ def test_strangers_at_the_port_harm_nobody_and_leave_nothing(host: Host, monkeyp
 
 @pytest.mark.usefixtures("nothing_stays")
 def test_many_connections_opened_and_dropped_leave_nothing(host: Host) -> None:
-    for _ in range(200):
+    for _ in range(100):
         _drop(host.port)
 
 
