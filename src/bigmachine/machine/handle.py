@@ -24,7 +24,7 @@ from bigmachine.errors import (
 from bigmachine.machine.asked import Asked
 from bigmachine.machine.life import Life, Phase, State
 from bigmachine.machine.proxy import make_proxy
-from bigmachine.machine.retry import retry
+from bigmachine.machine.retry import has_stream, retry
 from bigmachine.machine.routes import Address
 from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
 
@@ -206,10 +206,12 @@ class Machine:
     def retry_call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
         """`call`, again while the error is temporary, with growing pauses, until the `deadline()` around it.
 
-        However often it is sent, it runs at most once on a machine.
+        However often it is sent, it runs at most once on a machine. With an iterator or a file as an argument there is
+        one attempt only; a function without arguments that makes it is called for each.
         """
         self._refuse_on_loop("retry_call")
-        return retry(lambda key: self._submit(method, args, kwargs, key), self._rest)
+        is_once = has_stream(args, kwargs)
+        return retry(lambda key: self._submit(method, args, kwargs, key), self._rest, is_once=is_once)
 
     def service(self, cls: type[S], name: str | None = None) -> S:
         """Return a proxy whose methods are calls: `machine.service(CirclePi).sample(10)`.

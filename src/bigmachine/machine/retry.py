@@ -2,21 +2,29 @@
 
 Every attempt carries the same key, so a machine that has seen it answers with that call's outcome, or waits for it,
 instead of running it again. An exception of the method itself is an outcome, whatever it says of being temporary.
+
+A call one of whose arguments is a stream itself is attempted once: what the first attempt has read of an iterator or a
+file is gone, and a second one would send the rest as if it were all.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded, is_remote
 from bigmachine.rpc import Call
 from bigmachine.rpc.context import remaining
+from bigmachine.rpc.streamed import stream_kind
 
 #: Pauses grow by half from 0.05 s to 5 s, each a random share of it (AWS's "full jitter", but not below a half).
 _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 5.0
+_NOT_TWICE = (
+    "not repeated, for an argument is a stream and may be half read: "
+    "give a function without arguments that makes the stream, to have the call repeated"
+)
 _GROWN = 20  # beyond that they do not grow, and a power of some thousand is no float
 
 
@@ -31,8 +39,15 @@ def is_worth_repeating(exc: BaseException) -> bool:
     return isinstance(exc, BigmachineError) and exc.temporary and not is_remote(exc)
 
 
-def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object]) -> Any:
+def has_stream(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether an argument is a stream itself, which can be sent once, and not a function that makes one."""
+    return any(stream_kind(value) is not None for value in (*args, *kwargs.values()))
+
+
+def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object], *, is_once: bool = False) -> Any:
     """Run a call until it has an outcome that repeating cannot change; `rest(seconds)` pauses between two attempts.
+
+    `is_once`: it cannot be sent again, so the first error is raised as it is.
 
     Raises: that outcome; DeadlineExceeded, from the last error, if the next pause would pass the deadline.
     """
@@ -45,6 +60,9 @@ def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object])
         except BaseException as exc:
             call.cancel()
             if not is_worth_repeating(exc):
+                raise
+            if is_once:
+                exc.add_note(_NOT_TWICE)
                 raise
             wait = pause(attempt, random.random())  # noqa: S311 (to spread callers, not to surprise them)
             left = remaining()

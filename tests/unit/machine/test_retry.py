@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ from bigmachine.errors import (
     RemoteError,
     RemoteTraceback,
 )
-from bigmachine.machine.retry import is_worth_repeating, pause, retry
+from bigmachine.machine.retry import has_stream, is_worth_repeating, pause, retry
 from bigmachine.rpc import Call, deadline
 
 
@@ -131,3 +132,23 @@ def test_what_interrupts_the_wait_gives_the_call_up() -> None:
     with pytest.raises(KeyboardInterrupt):
         retry(lambda key: call, lambda _: None)
     assert call.cancelled()
+
+
+def test_what_cannot_be_sent_again_is_attempted_once_and_its_error_says_what_would_help() -> None:
+    error = NetworkError("the cable is out")
+    keys, submit = calls(error, 42)
+    with pytest.raises(NetworkError) as caught:
+        retry(submit, lambda _: pytest.fail("nothing is to be repeated"), is_once=True)
+    assert caught.value is error
+    assert "give a function without arguments that makes the stream" in error.__notes__[0]
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("stream", [iter([1]), (i for i in [1]), io.BytesIO(b"x")])
+def test_an_iterator_or_a_file_can_be_sent_once(stream: object) -> None:
+    assert has_stream((1, stream), {})
+    assert has_stream((), {"stream": stream})
+
+
+def test_values_and_what_makes_a_stream_can_be_sent_again() -> None:
+    assert not has_stream((1, [2], io.StringIO("x")), {"make": lambda: iter([1])})
