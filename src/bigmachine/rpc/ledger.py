@@ -2,7 +2,8 @@
 
 `Machine.retry_call` gives every attempt of a call the same key. The first attempt opens an entry; a later one either
 waits for it or gets the outcome that is kept. What is kept is bounded, in number and in bytes: the oldest outcomes
-are forgotten first, but not that there was one, and an attempt that comes after that is told so rather than run.
+are forgotten first, but not that there was one, and an attempt that comes after that is told so rather than run. The
+newest outcome is kept whatever its size, until the next one comes: a large result is worth repeating most.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Entry(Generic[W, R]):
     outcome: R | None = None
     size: int = 0
     is_settled: bool = False
+    #: Its input was cut off with a connection: an error is no outcome of its own then, and nobody is to wait for it.
+    has_broken_off: bool = False
     waiting: list[W] = field(default_factory=list)
 
 
@@ -60,11 +63,17 @@ class Ledger(Generic[W, R]):
         """Note a call's outcome (None: one that cannot be given twice); return who waits for it."""
         entry.is_settled = True
         waiting, entry.waiting = entry.waiting, []
-        if outcome is not None and size <= self._kept_bytes // 4:
+        if outcome is not None:
             entry.outcome, entry.size = outcome, size
             self._settled[entry.key] = None
             self._size += size
         self._forget()
+        return waiting
+
+    def break_off(self, entry: Entry[W, R]) -> list[W]:
+        """Note that a running call's input was cut off; return who waited for it, and would wait for nothing."""
+        entry.has_broken_off = True
+        waiting, entry.waiting = entry.waiting, []
         return waiting
 
     def withdraw(self, entry: Entry[W, R]) -> list[W]:
@@ -74,7 +83,7 @@ class Ledger(Generic[W, R]):
         return waiting
 
     def _forget(self) -> None:
-        while self._settled and (len(self._settled) > self._kept or self._size > self._kept_bytes):
+        while len(self._settled) > self._kept or (len(self._settled) > 1 and self._size > self._kept_bytes):
             key, _ = self._settled.popitem(last=False)
             entry = self._entries[key]
             self._size -= entry.size
