@@ -104,7 +104,9 @@ class Channel(Lanes):
         except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
             self._refuse(ident, _not_rebuilt(exc))
             return
+        fed_by: tuple[int, ...] = ()
         if flags & STREAMED:
+            fed_by = tuple(arg.ident for arg in (*args, *kwargs.values()) if type(arg) is StreamRef)
             args = tuple(self._open(arg, name) for arg in args)
             kwargs = {word: self._open(arg, name) for word, arg in kwargs.items()}
         try:
@@ -113,6 +115,7 @@ class Channel(Lanes):
             self._refuse(ident, exc)
             return
         run = FramedRun(self, ident, method, args, kwargs, timeout)
+        run.fed_by = fed_by
         run.size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
         if key is not None and not self._is_first(run, key):
             return
@@ -130,7 +133,9 @@ class Channel(Lanes):
         if run.entry is not None:
             return True
         entry = ledger.find(key)
-        if not entry.is_settled:
+        if not entry.is_settled and entry.has_broken_off:
+            self._refuse(run.ident, _broken_off(run.method.name))  # it may run on for long, to no outcome
+        elif not entry.is_settled:
             entry.waiting.append((self, run.ident))
         elif entry.outcome is None:
             self._refuse(run.ident, InvalidCall(_NOT_AGAIN))
@@ -181,11 +186,10 @@ class Channel(Lanes):
     def _settle(self, run: FramedRun, encoded: Encoded) -> None:
         assert run.entry is not None
         ledger = self.server.ledger
-        if run.cancelled() and kind_of(encoded) == ERROR:
+        if (run.cancelled() or run.entry.has_broken_off) and kind_of(encoded) == ERROR:
             # It failed because it was given up, or its input broke off: not an outcome of its own.
             waiting = ledger.withdraw(run.entry)
-            lost = NetworkError(f"{run.method.name} broke off: whoever called first gave it up, or was lost")
-            encoded = self.codec.error(0, lost, ours=True)
+            encoded = self.codec.error(0, _broken_off(run.method.name), ours=True)
         else:
             waiting = ledger.settle(run.entry, encoded, size_of(encoded))
         for channel, ident in waiting:
@@ -232,10 +236,18 @@ class Channel(Lanes):
         for run in list(self.runs.values()):
             if run.entry is None:
                 self._abandon(run)
-            elif run.task is not None:
+                continue
+            if run.task is not None:
                 self.reactor.keep(run.task)
+            if any(ident in self.incoming for ident in run.fed_by):  # what has come whole is its input all the same
+                for channel, ident in self.server.ledger.break_off(run.entry):
+                    channel._refuse(ident, _broken_off(run.method.name))
         self.runs.clear()
         self.end_streams(NetworkError(f"the connection of {self.peer.id} was lost"))
+
+
+def _broken_off(method: str) -> NetworkError:
+    return NetworkError(f"{method} broke off: whoever called first gave it up, or was lost")
 
 
 def _not_rebuilt(exc: BaseException) -> InvalidCall:

@@ -151,7 +151,7 @@ class AwaitedRun(Run):
 class FramedRun(Run):
     """A call that came in a frame."""
 
-    __slots__ = ("_has_begun", "_is_late", "channel", "entry", "ident", "size", "task", "timer")
+    __slots__ = ("_has_begun", "_is_late", "channel", "entry", "fed_by", "ident", "size", "task", "timer")
 
     def __init__(
         self, channel: Channel, ident: int, method: Method, args: Any, kwargs: Any, timeout: float | None
@@ -161,6 +161,8 @@ class FramedRun(Run):
         self.ident = ident
         #: For a call that may be sent again: where its outcome is kept.
         self.entry: Entry[Waiting, Encoded] | None = None
+        #: The ids of the streams among the arguments.
+        self.fed_by: tuple[int, ...] = ()
         #: The bytes of the call, for the counts.
         self.size = 0
         self.task: asyncio.Task[Any] | None = None
