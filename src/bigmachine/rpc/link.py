@@ -8,6 +8,7 @@ to be sent go out on the new connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import pickle
@@ -37,6 +38,7 @@ from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.statistics import Statistics
 from bigmachine.rpc.streamed import BYTES
+from bigmachine.rpc.unsent import close_unsent
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -126,10 +128,16 @@ class Link(Connector):
             by_value = self.codec.by_value
             args, kwargs, feeds = take_streams(args, kwargs, self._idents.__next__, by_value=by_value)
             flags = STREAMED if feeds else 0
-        encoded = self.codec.call(CALL, flags, call.ident, method, args, kwargs, timeout, key)
+        reactor = self.reactor
+        try:
+            encoded = self.codec.call(CALL, flags, call.ident, method, args, kwargs, timeout, key)
+        except InvalidCall:
+            if feeds:
+                with contextlib.suppress(RuntimeError):  # the loop has ended: the collector closes them
+                    reactor.post(close_unsent, self, feeds)
+            raise
         if feeds:
             self._feeds[call.ident] = feeds
-        reactor = self.reactor
         if get_ident() == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
             return call
@@ -139,6 +147,7 @@ class Link(Connector):
             try:
                 reactor.post(self.begin, call, encoded, timeout, is_urgent)
             except RuntimeError:
+                self._feeds.pop(call.ident, None)  # no loop is left to close them on
                 call.fail(fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
         return call
 
@@ -206,6 +215,7 @@ class Link(Connector):
     def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
         """Begin to carry a call."""
         if not call.is_pending:
+            self._drop_feeds(call.ident)
             return
         if self.is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
             # What nearly every call is: the rest of this function, and of those below, in the fewest steps.
@@ -216,6 +226,7 @@ class Link(Connector):
             self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
             return
         if self._closed is not None:
+            self._drop_feeds(call.ident)
             call.fail(fresh(self._closed))
             return
         call.size = size_of(encoded)
@@ -288,8 +299,13 @@ class Link(Connector):
         if call.fail(DeadlineExceeded(f"{call.name} on {self.name} had no outcome within {timeout:.3g} s")):
             self._forget(call.ident)
 
+    def _drop_feeds(self, ident: int) -> None:
+        """Close the streams among the arguments of a call that was not sent."""
+        if self._feeds and (feeds := self._feeds.pop(ident, None)) is not None:
+            close_unsent(self, feeds)
+
     def _forget(self, ident: int) -> None:
-        self._feeds.pop(ident, None)
+        self._drop_feeds(ident)
         is_unsent = any(place.pop(ident, None) for place in (self._waiting, self._held, self._for_bulk))
         call = self._pending.pop(ident, None)
         if call is None:
@@ -390,6 +406,7 @@ class Link(Connector):
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
             del self._pending[call.ident]
+            self._drop_feeds(call.ident)  # there are some only if it was held up on its way here
         streams = list(self.incoming.values())
         self.incoming.clear()
         for outgoing in list(self.outgoing.values()):
@@ -421,6 +438,8 @@ class Link(Connector):
     async def _when_not_dialled(self, cause: BigmachineError) -> None:
         waiting, self._waiting = self._waiting, {}
         calls = [call for ident in waiting if (call := self._pending.pop(ident, None)) is not None]
+        for ident in waiting:
+            self._drop_feeds(ident)
         await self._judge(calls, [], cause)
 
     def _close(self, error: BaseException) -> None:
@@ -438,7 +457,8 @@ class Link(Connector):
         self._waiting.clear()
         self._held.clear()
         self._for_bulk.clear()
-        self._feeds.clear()
+        for ident in list(self._feeds):
+            self._drop_feeds(ident)
         for call in (*pending.values(), *self._judged):
             _stop_timer(call)
             call.fail(fresh(error))
