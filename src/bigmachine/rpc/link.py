@@ -275,10 +275,14 @@ class Link(Connector):
             return
         self.pass_on(ident, encoded)
 
-    def pass_on(self, ident: int, encoded: Encoded) -> None:
-        """Send a call as it is; on the loop's thread."""
+    def pass_on(self, ident: int, encoded: Encoded, *, is_now: bool = False) -> None:
+        """Send a call as it is; on the loop's thread. `is_now`: also a large one does not wait for its lane."""
         feeds = self._feeds.get(ident) if self._feeds else None
-        if self.bulk is None and (type(encoded) is not bytes or (feeds and any(f.kind == BYTES for f in feeds))):
+        if (
+            not is_now
+            and self.bulk is None
+            and (type(encoded) is not bytes or (feeds and any(f.kind == BYTES for f in feeds)))
+        ):
             self._for_bulk[ident] = encoded
             self._open_bulk()
         else:

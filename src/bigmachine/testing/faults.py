@@ -6,8 +6,8 @@ The Go original has them in rpc/fault_injector.go, for the bodies of replies.
         ...
     print(injected.faults)
 
-What happens to a call is decided by the seed and the order of the calls alone. Faults are made where calls leave this
-process, on real connections:
+What happens to a call is decided by the seed and the order of the calls alone, once for each call. Faults are made
+where calls leave this process, on real connections:
 
 - drop: the call is not sent, as if the network had swallowed it; only a deadline ends it
 - delay: the call is sent some time later
@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import random
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,8 @@ class FaultInjector:
         self._delay = delay
         self._methods = methods
         self.injected = Injected()
+        #: The calls that were decided, by their ids in their links: one that has to wait once more comes here again.
+        self._decided: weakref.WeakKeyDictionary[Link, set[int]] = weakref.WeakKeyDictionary()
 
     def decide(self, method: str) -> Fault | None:
         """Decide by the dice; None: nothing happens."""
@@ -74,6 +77,10 @@ class FaultInjector:
 
     def __call__(self, link: Link, call: Call[Any], encoded: Encoded) -> bool:
         """See a call before it is sent; True if it needs nothing more."""
+        decided = self._decided.setdefault(link, set())
+        if call.ident in decided:
+            return False
+        decided.add(call.ident)
         method = shown(call.method)
         fault = self.decide(method)
         if fault is None:
@@ -82,11 +89,12 @@ class FaultInjector:
         if fault is Fault.DELAY:
             link.reactor.loop.call_later(self._random.uniform(*self._delay), _late, link, call, encoded)
         elif fault is Fault.CUT:
-            link.pass_on(call.ident, encoded)
+            link.pass_on(call.ident, encoded, is_now=True)  # it is to be on its way when the connection goes
             _cut(link)
         elif fault is Fault.TRUNCATE:
             whole = encoded if isinstance(encoded, bytes) else b"".join(encoded)
-            link.transmit(whole[: self._random.randrange(len(whole))], by_bulk=False)
+            # Not `randrange`: how many dice that throws depends on the length.
+            link.transmit(whole[: int(self._random.random() * len(whole))], by_bulk=False)
             _cut(link)
         return True
 
