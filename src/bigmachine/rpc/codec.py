@@ -27,6 +27,7 @@ from bigmachine.rpc.wire import (
     MAX_PAYLOAD,
     OURS,
     OVERSIZED,
+    RESULT,
     Buffer,
     head,
 )
@@ -35,6 +36,9 @@ from bigmachine.rpc.wire import (
 BLOB = 64 * 1024
 #: Frames with more out-of-band bytes than this are written by reference, in chunks.
 _BY_REFERENCE = 64 * 1024
+
+#: Characters that are left of the message and the traceback of an exception above the limit.
+_MESSAGE_LEFT, _TRACEBACK_LEFT = 2048, 16384
 
 #: An encoded frame: one `bytes` if it is small, otherwise its parts.
 Encoded = bytes | list[Buffer]
@@ -182,8 +186,8 @@ class Codec:
         if payload and not buffers and not self.by_value and len(payload) < BLOB:
             return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
         if payload and not self.by_value and len(buffers) <= MAX_BUFFERS:
-            return self._with_buffers(kind, flags, ident, payload, buffers, f"the result of {method}")
-        return self.frame(kind, flags, ident, _blob(value), f"the result of {method}")
+            return self._with_buffers(kind, flags, ident, payload, buffers, _of(kind, method))
+        return self.frame(kind, flags, ident, _blob(value), _of(kind, method))
 
     # errors
 
@@ -199,7 +203,16 @@ class Codec:
         notes = getattr(exc, "__notes__", None)
         notes = [note for note in notes if type(note) is str] if type(notes) is list else None
         payload = pickle.dumps((blob, name, message, text, why, notes), 5)
+        if len(payload) > min(self.limit, MAX_PAYLOAD):
+            why = f"it has {len(payload):,} bytes, above the limit of {self.limit:,}"
+            message, text = self._cut(message, _MESSAGE_LEFT), self._cut(text, _TRACEBACK_LEFT)
+            payload = pickle.dumps((None, name, message, text, why, None), 5)
         return head(kind, OURS if ours else 0, ident, payload, ())
+
+    def _cut(self, text: str, left: int) -> str:
+        """The beginning of a text; so much less of it that two fit where the limit is very low."""
+        left = min(left, self.limit // 16)
+        return text if len(text) <= left else f"{text[:left]}... ({len(text):,} characters)"
 
     def _exception(self, exc: BaseException) -> tuple[bytes | None, str]:
         if not isinstance(exc, Exception):
@@ -228,6 +241,10 @@ class Codec:
         if not flags & OURS:
             exc.__cause__ = RemoteTraceback(text, self.machine)
         return exc
+
+
+def _of(kind: int, name: str) -> str:
+    return f"the result of {name}" if kind == RESULT else f"an item of the stream {name}"
 
 
 def _trim(exc: BaseException) -> Any:

@@ -182,6 +182,8 @@ class Decoder:
             size, number, kind, flags, ident = HEADER.unpack_from(view, at)
             if not 0 < kind <= _LAST_KIND:
                 raise WireError(f"no frame has the kind {kind}")
+            if flags & OVERSIZED:
+                raise WireError("a frame has the flag of those that the reader found too large")
             start = at + HEADER_SIZE
             if not number and size <= LARGE:
                 if start + size > end:

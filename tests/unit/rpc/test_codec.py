@@ -25,7 +25,7 @@ from bigmachine.errors import (
 )
 from bigmachine.rpc.buffers import allocate
 from bigmachine.rpc.codec import BLOB, Codec, Encoded
-from bigmachine.rpc.wire import CALL, ERROR, OVERSIZED, RESULT, Buffer, Decoder, Frame
+from bigmachine.rpc.wire import CALL, ERROR, ITEM, OVERSIZED, RESULT, Buffer, Decoder, Frame
 
 CODEC = Codec(machine="m1")
 
@@ -515,6 +515,37 @@ def test_a_text_of_an_odd_type_arrives_as_text() -> None:
 
 def test_lone_surrogates_in_a_message_arrive() -> None:
     assert error_through(ValueError("\udcff")).args == ("\udcff",)
+
+
+@pytest.mark.parametrize("limit", [2000, 200_000])
+def test_an_error_above_the_limit_arrives_as_a_remote_error_with_its_type_and_the_beginning_of_its_text(
+    limit: int,
+) -> None:
+    codec = Codec(limit=limit)
+    error = LookupError("begins so" + "x" * 300_000)
+    error.add_note("y" * 300_000)
+    frame = codec.error(1, error)
+    _, flags, _, payload, _ = arrive(frame, limit=limit)
+    assert not flags & OVERSIZED
+    got = codec.load_error(payload, flags)
+    assert type(got) is RemoteError
+    assert got.type_name == "LookupError"
+    assert got.message.startswith("begins so")
+    assert "above the limit of" in str(got)
+
+
+def test_an_error_at_the_limit_arrives_as_itself() -> None:
+    error = LookupError("x" * 1000)
+    size = len(CODEC.error(1, error)) - 16
+    for limit, kind in ((size, LookupError), (size - 1, RemoteError)):
+        codec = Codec(limit=limit)
+        _, flags, _, payload, _ = arrive(codec.error(1, error))
+        assert type(codec.load_error(payload, flags)) is kind
+
+
+def test_an_item_of_a_stream_is_named_as_such() -> None:
+    with pytest.raises(InvalidCall, match=r"an item of the stream to m1 has 200,\d\d\d bytes"):
+        Codec(limit=150_000).result(ITEM, 0, 1, bytes(200_000), "to m1")
 
 
 def test_an_error_above_the_receivers_limit_is_told_as_such() -> None:

@@ -522,7 +522,7 @@ def test_an_item_that_cannot_be_pickled_is_an_error_after_the_items_before_and_c
 ) -> None:
     stream = wired.call(method)
     assert next(stream) == 1
-    with pytest.raises(InvalidCall, match=f"the result of S.{method} cannot be pickled"):
+    with pytest.raises(InvalidCall, match=f"an item of the stream S.{method} cannot be pickled"):
         next(stream)
     assert wired.source.closed.wait(PATIENCE)
 
@@ -887,3 +887,11 @@ def test_what_a_pipe_holds_does_not_wait_for_more(wired: Wired) -> None:
             writer.write(word)
             assert file.read(100) == word
     assert file.read(100) == b""
+
+
+def test_an_item_above_the_writers_limit_is_named_as_such() -> None:
+    with (
+        memory({"S": Source()}, codec=Codec(limit=100_000, machine="m1")) as ends,
+        pytest.raises(InvalidCall, match=r"an item of the stream to m1 has 200,\d\d\d bytes, above the limit of 100"),
+    ):
+        ends.call("S.total", iter([bytes(200_000)]))

@@ -271,6 +271,13 @@ def test_a_header_of_no_kind_is_a_wire_error_after_the_frames_before_it(
         run(Decoder(scratch(1 << 18), allocate, LIMIT), data, itertools.cycle(cuts))
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_only_a_reader_says_that_a_frame_was_above_its_limit(number: int) -> None:
+    frame = Sent(3, 128, 1, b"12345", ((b"x", False),) * number)
+    with pytest.raises(WireError, match="too large"):
+        run(Decoder(scratch(256), allocate, LIMIT), frame.encoded(), [256])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_garbage_gives_frames_or_a_wire_error_and_nothing_else(data: bytes, cut: int) -> None:
