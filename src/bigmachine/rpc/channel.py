@@ -7,7 +7,7 @@ import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
-from bigmachine.errors import BigmachineError, InvalidCall, NetworkError
+from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, NetworkError
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, Lanes
@@ -112,6 +112,8 @@ class Channel(Lanes):
         try:
             method = self.server.method(self.peer, name)
         except BigmachineError as exc:
+            if isinstance(exc, AuthenticationError):  # otherwise it is no method, and names that are none are unbounded
+                self._count_refused(self.server.table.find(name).name, len(payload))
             self._refuse(ident, exc)
             return
         run = FramedRun(self, ident, method, args, kwargs, timeout)
@@ -134,10 +136,12 @@ class Channel(Lanes):
             return True
         entry = ledger.find(key)
         if not entry.is_settled and entry.has_broken_off:
+            self._count_refused(run.method.name, run.size)
             self._refuse(run.ident, _broken_off(run.method.name))  # it may run on for long, to no outcome
         elif not entry.is_settled:
             entry.waiting.append((self, run.ident))
         elif entry.outcome is None:
+            self._count_refused(run.method.name, run.size)
             self._refuse(run.ident, InvalidCall(_NOT_AGAIN))
         else:
             self.transmit(readdress(entry.outcome, run.ident))
@@ -171,6 +175,9 @@ class Channel(Lanes):
 
     def _refuse(self, ident: int, exc: BigmachineError) -> None:
         self.transmit(self.codec.error(ident, exc, ours=True))
+
+    def _count_refused(self, method: str, size: int) -> None:
+        self.server.statistics.of(method).count(0.0, True, size, 0)
 
     # outcomes
 

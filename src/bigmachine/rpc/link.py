@@ -317,11 +317,16 @@ class Link(Connector):
                 incoming.close()
             return
         _stop_timer(call)
+        self._count_failed(call)
         if not is_unsent:
             cancel = small_frame(CANCEL, 0, ident)
             self.transmit(cancel)
             if self.bulk is not None:
                 self.transmit(cancel, True)  # it must not come before its call, which may have gone that way
+
+    def _count_failed(self, call: Call[Any]) -> None:
+        """Count a call that ended without a word of the peer: by its deadline, given up, or lost."""
+        self.statistics.of(call.method).count(time.perf_counter() - call.sent_at, True, 0, call.size)
 
     def run_in_thread(self, job: Job) -> None:
         if self._pool is None:
@@ -435,6 +440,7 @@ class Link(Connector):
             error = self._closed
         for call in calls:
             _stop_timer(call)
+            self._count_failed(call)
             call.fail(fresh(error))
         for stream in streams:
             stream.end(fresh(error))
@@ -463,6 +469,8 @@ class Link(Connector):
         self._for_bulk.clear()
         for ident in list(self._feeds):
             self._drop_feeds(ident)
+        for call in pending.values():
+            self._count_failed(call)  # those that are judged are counted there
         for call in (*pending.values(), *self._judged):
             _stop_timer(call)
             call.fail(fresh(error))

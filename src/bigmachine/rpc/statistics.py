@@ -18,7 +18,9 @@ _MICROSECONDS = (1e6).__mul__
 
 
 class MethodStats:
-    """The calls of one method. Times in seconds.
+    """The calls of one method. Times in seconds; bytes are those of calls and results, not what their streams carry.
+
+    The calling side counts a call that ended by its deadline, was given up or lost as one with an error.
 
     A call is noted as it is, in a list; the list is added up some hundred calls at a time, which costs a quarter of
     adding them up one by one.
@@ -86,7 +88,7 @@ class MethodStats:
 
 @dataclass(frozen=True, slots=True)
 class MethodSnapshot:
-    """The calls of one method until a moment: numbers, seconds, bytes, and the histogram.
+    """The calls of one method until a moment: numbers, seconds, bytes (without those of streams), and the histogram.
 
     `histogram[i]` counts the calls that took less than 2**i microseconds and are not in a bucket before.
     """

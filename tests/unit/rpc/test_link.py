@@ -667,3 +667,49 @@ def test_a_loop_that_ends_under_a_call_releases_its_caller(service: Service) -> 
         reactor.stop()
         assert isinstance(call.exception(PATIENCE), NetworkError)
         assert ends.call("S.echo", 1) == 1
+
+
+# --- statistics
+
+
+def counted(ends: Ends) -> tuple[int, int]:
+    told = ends.link.statistics.snapshot().get("S.hold")
+    return (told.calls, told.errors) if told is not None else (0, 0)
+
+
+def test_a_call_that_ends_by_deadline_cancellation_or_loss_is_counted_once_as_an_error(
+    ends: Ends, service: Service
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        ends.call("S.hold", timeout=0.01)
+    settle(ends)
+    assert counted(ends) == (1, 1)
+    assert ends.submit("S.hold").cancel()
+    settle(ends)
+    call = ends.submit("S.hold")
+    settle(ends)
+    assert call.cancel()
+    settle(ends)
+    before = counted(ends)[0]
+    assert before in (2, 3)  # one that is given up before it begins is none
+    assert counted(ends) == (before, before)
+    lost = ends.submit("S.hold")
+    settle(ends)
+    ends.cut()
+    with pytest.raises(NetworkError):
+        lost.result(PATIENCE)
+    assert counted(ends) == (before + 1, before + 1)
+
+
+def test_a_call_that_could_not_be_dialled_or_whose_link_is_closed_is_counted_once_as_an_error(ends: Ends) -> None:
+    dials(ends).failures.append(NetworkError("no route"))
+    with pytest.raises(NetworkError):
+        ends.call("S.hold")
+    assert counted(ends) == (1, 1)
+    call = ends.submit("S.hold")
+    settle(ends)
+    ends.link.close(NetworkError("closed"))
+    with pytest.raises(NetworkError):
+        call.result(PATIENCE)
+    settle(ends)
+    assert counted(ends) == (2, 2)

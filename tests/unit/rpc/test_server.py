@@ -1012,3 +1012,19 @@ def test_calls_are_counted_on_both_sides(ends: Ends) -> None:
     assert here["S.echo"].bytes_out > 3000
     assert here["S.echo"].bytes_in > 3000
     assert 0 < there["S.echo"].longest <= there["S.echo"].total
+
+
+def test_refused_calls_of_methods_that_there_are_are_counted_as_errors(service: Service) -> None:
+    def authorize(peer: Peer, method: str) -> None:
+        if method == "S.add":
+            raise AuthenticationError("no")
+
+    with memory({"S": service}, authorize=authorize) as ends:
+        for method, kind in (("S.add", AuthenticationError), ("S.nix", InvalidCall)):
+            with pytest.raises(kind):
+                ends.call(method, 1)
+        list(keyed(ends, "S.count", 3).result(PATIENCE))
+        with pytest.raises(InvalidCall, match="cannot be given again"):
+            keyed(ends, "S.count", 3).result(PATIENCE)
+        there = ends.server.statistics.snapshot()
+    assert {name: (told.calls, told.errors) for name, told in there.items()} == {"S.add": (1, 1), "S.count": (2, 1)}
