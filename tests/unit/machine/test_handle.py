@@ -25,6 +25,7 @@ from bigmachine.errors import (
     is_remote,
 )
 from bigmachine.machine import owned
+from bigmachine.rpc import Call
 from bigmachine.session import Session
 from bigmachine.systems.inprocess import InprocessSystem
 from tests.unit.inside import Echo, echo_of, eventually
@@ -143,7 +144,7 @@ def test_each_wait_raises_an_exception_of_its_own(session: Session) -> None:
 
 def test_wait_ends_with_its_timeout_and_tells_how_far_the_machine_is(starting: Machine) -> None:
     begin = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"m1 .* was not RUNNING in time: it is STARTING, executing"):
+    with pytest.raises(DeadlineExceeded, match=r"m1 .* was not RUNNING in time: it is STARTING \(executing\)"):
         starting.wait(State.RUNNING, 0.03)
     assert 0.03 <= time.monotonic() - begin < 5
 
@@ -290,6 +291,24 @@ def test_a_repeated_call_survives_a_lost_connection_and_runs_once(
         assert waiting.result(10) is True
     with pytest.raises(NetworkError):
         fail_once(machine, system)
+
+
+def test_a_call_with_a_stream_itself_as_an_argument_is_attempted_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[object] = []
+
+    def submit(method: object, args: object, kwargs: object, key: bytes) -> Call[object]:
+        attempts.append(args)
+        call: Call[object] = Call(1, "Echo.same")
+        call.fail(NetworkError("lost"))
+        return call
+
+    monkeypatch.setattr(machine, "_submit", submit)
+    with pytest.raises(NetworkError, match="lost") as caught:
+        machine.retry_call(Echo.same, iter([1, 2]))
+    assert len(attempts) == 1
+    assert "give a function without arguments" in caught.value.__notes__[0]
 
 
 def break_connection(machine: Machine) -> None:
