@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigmachine import config
+from bigmachine.errors import InvalidCall
 
 if TYPE_CHECKING:
     import argparse
@@ -61,6 +62,7 @@ def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
 
     Raises:
         ConfigError: a setting is wrong, or a file with settings is.
+        InvalidCall: `args` is something else.
         ProvisionError: the system cannot work here; the text says what is missing.
     """
     import bigmachine
@@ -69,6 +71,11 @@ def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
     # Not to be told by the environment, which a program inherits that is started on a machine.
     if not bigmachine.is_driver():
         return bigmachine.start(name=name)
+    if args is not None and not hasattr(args, "__dict__"):
+        raise InvalidCall(
+            f"driver.start({args!r}): it takes what a parser's parse_args() returned; "
+            "bigmachine.start(...) takes a system or the name of one"
+        )
     flags = _flags_of(args) if args is not None else _flags_in(sys.argv)
     from bigmachine.session import open_session
 

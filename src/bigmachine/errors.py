@@ -105,6 +105,9 @@ class DeathCertificate:
     stopped: float | None = None
     last_lines: tuple[str, ...] = field(default=(), repr=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cause", Cause(self.cause))  # a Cause is a string, whoever made it of which
+
     @property
     def lifetime(self) -> float | None:
         """How long the machine lived, in seconds."""

@@ -13,6 +13,7 @@ import pytest
 import bigmachine
 from bigmachine import config, driver
 from bigmachine.config import ConfigError
+from bigmachine.errors import InvalidCall
 
 
 class Started:
@@ -102,6 +103,10 @@ class TestFlags:
     def test_what_holds_for_any_system_reaches_the_session(self, started: Started) -> None:
         driver.start(parser().parse_args(["--bigm.limit=1000", "--bigm.threads", "3"]))
         assert (started.settings[0].limit, started.settings[0].threads) == (1000, 3)
+
+    def test_the_name_of_a_system_is_no_parsed_arguments(self) -> None:
+        with pytest.raises(InvalidCall, match=r"bigmachine\.start"):
+            driver.start("inprocess")  # type: ignore[arg-type]  # that is the point
 
     def test_hosts_are_separated_by_commas(self, started: Started) -> None:
         driver.start(parser().parse_args(["--bigm.system=ssh", "--bigm.hosts=a,b:22", "--bigm.ssh-config=c"]))

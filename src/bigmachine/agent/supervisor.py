@@ -8,6 +8,7 @@ service of the same name.
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -132,9 +133,10 @@ class Supervisor:
 
         Raises:
             MachineStopped: if it is gone.
-            InvalidCall: if it is about to be, because its lease ran out.
+            InvalidCall: if it is about to be, because its lease ran out; or if that is no time.
         """
         self._pid()
+        _check_seconds("keepalive", lease_s)
         try:
             granted = self._host.leases.renew(self._machine.id, self._host.now(), lease_s)
         except KeyError as error:
@@ -142,15 +144,38 @@ class Supervisor:
         return KeepaliveReply(granted, healthy=self._host.memory_in_use() < _CROWDED)
 
     async def set_args(self, args: Sequence[str]) -> None:
-        """Set the arguments that the program gets at the next `exec` (Go: Setargs)."""
-        self._args = [str(arg) for arg in args]
+        """Set the arguments that the program gets at the next `exec` (Go: Setargs).
+
+        Raises:
+            InvalidCall: if they are not strings.
+        """
+        given: object = args
+        if not isinstance(given, list | tuple) or not all(isinstance(arg, str) for arg in given):
+            raise InvalidCall(f"set_args takes a list of strings such as ['-n', '3'], not {args!r}")
+        self._args = list(args)
 
     async def set_env(self, environ: Mapping[str, str]) -> None:
-        """Add to the environment of the next `exec`; what is set later wins (Go: Setenv)."""
+        """Add to the environment of the next `exec`; what is set later wins (Go: Setenv).
+
+        Raises:
+            InvalidCall: if that is no mapping from strings to strings.
+        """
+        given: object = environ
+        if not isinstance(given, dict) or not all(isinstance(text, str) for pair in given.items() for text in pair):
+            raise InvalidCall(f"set_env takes a dict from names to strings, not {environ!r}")
         self._environ.update(environ)
 
     async def set_image(self, entry: Entry) -> None:
-        """Set what the machine runs after the next `exec` (Go: Setbinary)."""
+        """Set what the machine runs after the next `exec` (Go: Setbinary).
+
+        Raises:
+            InvalidCall: if that is no `Entry`, as `Image(...).entry()` gives it.
+        """
+        from bigmachine.image import Entry
+
+        given: object = entry
+        if not isinstance(given, Entry):
+            raise InvalidCall(f"set_image takes what bigmachine.Image(...).entry() returns, not {entry!r}")
         self._entry = entry
 
     async def get_image(self) -> Entry:
@@ -174,8 +199,9 @@ class Supervisor:
         """Sample the program for `seconds`: folded stacks as text.
 
         Raises:
-            InvalidCall: if it is being sampled already.
+            InvalidCall: if it is being sampled already; or if that is no time.
         """
+        _check_seconds("cpu_profile", seconds)
         if self._is_profiled:
             raise InvalidCall(f"machine {self._machine.id} is being profiled already: wait until that is done")
         self._is_profiled = True
@@ -214,6 +240,11 @@ class Supervisor:
         if self._machine.certificate is not None:
             raise MachineStopped(self._machine.certificate)
         return self._machine.pid
+
+
+def _check_seconds(method: str, seconds: object) -> None:
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+        raise InvalidCall(f"{method} takes a number of seconds above 0, not {seconds!r}")
 
 
 __all__ = ["KeepaliveReply", "MachineInfo", "Supervisor"]

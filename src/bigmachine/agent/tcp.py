@@ -40,6 +40,12 @@ _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 0.1
 #: TLS's own words for "there is nobody of this name here" (RFC 8446 section 6: fatal alert unrecognized_name).
 _UNRECOGNIZED: Final = b"\x15\x03\x03\x00\x02\x02\x70"
+_HTTP_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT"))
+_SAID: Final = b"this port speaks TLS 1.3 only: use https and a client certificate of the session\n"
+_TLS_WANTED: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_SAID), _SAID)
+)
 
 
 class FrontDoor:
@@ -117,7 +123,9 @@ class FrontDoor:
         self._undecided.pop(undecided, None)
 
     def _decide(self, name: str | None, sock: socket.socket) -> None:
-        if not self._route(name, sock):
+        if name is None and _speaks_plain_http(sock):
+            _answer_plainly(sock)
+        elif not self._route(name, sock):
             _refuse(sock)
 
 
@@ -202,6 +210,19 @@ def _is_left(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def _speaks_plain_http(sock: socket.socket) -> bool:
+    with contextlib.suppress(OSError):
+        return sock.recv(8, socket.MSG_PEEK).partition(b" ")[0] in _HTTP_METHODS
+    return False
+
+
+def _answer_plainly(sock: socket.socket) -> None:
+    """Tell somebody who speaks HTTP without TLS what is wrong, and close."""
+    with sock, contextlib.suppress(OSError):
+        sock.recv(MAX_HELLO)  # as below
+        sock.send(_TLS_WANTED)
 
 
 def _refuse(sock: socket.socket) -> None:

@@ -132,9 +132,9 @@ class Machine:
             while self._life.state < state:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
+                    doing = f" ({self._life.phase.value})" if self._life.state is State.STARTING else ""
                     raise DeadlineExceeded(
-                        f"machine {self.name} ({self.address}) was not {state.name} in time: "
-                        f"it is {self._life.state.name}, {self._life.phase.value}"
+                        f"machine {self.name} ({self.address}) was not {state} in time: it is {self._life.state}{doing}"
                     )
                 self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             if self._reached < state < State.STOPPED:

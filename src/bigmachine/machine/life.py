@@ -21,6 +21,12 @@ class State(enum.IntEnum):
     RUNNING = 2
     STOPPED = 3
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
 
 class Phase(enum.StrEnum):
     """What a STARTING machine is doing."""

@@ -37,6 +37,8 @@ _log = logging.getLogger("bigmachine")
 _VERDICT = 1.0
 #: An end that does not arrive within this, after the agent was told to make it, is reported as the agent's loss.
 _GRACE = 5.0
+#: A machine that is still starting is spoken of so often.
+_STARTING_NOTE = 30.0
 #: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
 _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
@@ -102,8 +104,9 @@ class Owner:
 
     async def _boot(self) -> None:
         try:
-            await self._launch()
             spawn = self._program.reactor.spawn
+            self._tasks.append(spawn(self._watch_start(), f"start of {self.machine.name}"))
+            await self._launch()
             self._tasks.append(spawn(self._keep_alive(), f"keepalive {self.machine.name}"))
             if self._keepalive.max_life is not None:
                 self._tasks.append(spawn(self._age(self._keepalive.max_life), f"age of {self.machine.name}"))
@@ -117,6 +120,21 @@ class Owner:
             self._services = {}  # they may be large
             if self.machine.enter(State.RUNNING):
                 self._program.release()
+
+    async def _watch_start(self) -> None:
+        """Say now and then that a machine is still starting: an import or an `init` may take for ever."""
+        began = time.monotonic()
+        while self.machine.state is State.STARTING:
+            await asyncio.sleep(_STARTING_NOTE)
+            if self.machine.state is State.STARTING:
+                took = time.monotonic() - began
+                _log.warning(
+                    "machine %s (%s) has been starting for %.0f s: it is %s",
+                    self.machine.name,
+                    self.machine.address,
+                    took,
+                    self.machine.phase.value,
+                )
 
     async def _launch(self) -> None:
         self.machine.reach(Phase.REACHING)

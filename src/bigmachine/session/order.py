@@ -45,6 +45,9 @@ class Order:
         Raises: InvalidCall, ImageError.
         """
         if image is not None:
+            given_image: object = image
+            if not isinstance(given_image, Image):
+                raise InvalidCall(f"image={image!r} is no bigmachine.Image: give one such as Image(program='other.py')")
             entry = image.entry()
             args = image.args if args is None else args
         objects = _services.packed(_services.named(services), Codec(by_value=entry.by_value))
@@ -68,7 +71,7 @@ class Order:
             identity=identity,
             argv=list(self.argv),
             environ=dict(self.environ),
-            cwd=os.getcwd(),
+            cwd=_working_directory(),
             entry=self.entry,
             sys_path=list(self.sys_path),
             session_name=session,
@@ -112,3 +115,12 @@ def _checked_environ(environ: Mapping[str, str]) -> dict[str, str]:
         if not name or "=" in name or "\0" in name + value:
             raise InvalidCall(f"environ has {name!r}: {value!r}: no system takes such a variable")
     return dict(given)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as exc:
+        raise InvalidCall(
+            "the working directory was removed, and machines are to stand in the same: change it with os.chdir()"
+        ) from exc

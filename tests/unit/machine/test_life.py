@@ -107,3 +107,7 @@ def test_the_story_is_bounded() -> None:
     for _ in range(100):
         life.story.append((0.0, "something"))
     assert len(life.story) == 32
+
+
+def test_a_state_is_written_by_its_name() -> None:
+    assert f"{State.RUNNING} {State.STOPPED!s} {State.STARTING:>9}" == "RUNNING STOPPED  STARTING"

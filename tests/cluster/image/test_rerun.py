@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bigmachine.image import Entry, program_traceback
-from tests.unit.image.conftest import BARE, GUARDED, PROGRAM, SOURCE_ROOT, Lab, Seen
+from tests.cluster.image.conftest import BARE, GUARDED, PROGRAM, SOURCE_ROOT, Lab, Seen
 
 ANYWHERE: dict[str, object] = {}
 

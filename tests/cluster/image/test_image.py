@@ -12,7 +12,7 @@ import pytest
 import bigmachine.image
 from bigmachine.errors import ImageError
 from bigmachine.image import Entry, Image, interpreter_args
-from tests.unit.image.conftest import SOURCE_ROOT, Lab
+from tests.cluster.image.conftest import SOURCE_ROOT, Lab
 
 
 def test_an_image_without_a_main_runs_nothing_but_the_services() -> None:

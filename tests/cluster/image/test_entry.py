@@ -17,7 +17,7 @@ import pytest
 from bigmachine.errors import ImageError
 from bigmachine.image import Entry, detect
 from bigmachine.image.entry import _first_arguments, module_entry, script_entry
-from tests.unit.image.conftest import BARE, GUARDED, PROGRAM, Lab
+from tests.cluster.image.conftest import BARE, GUARDED, PROGRAM, Lab
 
 INLINE = "exec(compile(open('p.py').read(), '<inline>', 'exec'))"
 

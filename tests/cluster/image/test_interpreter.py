@@ -11,7 +11,7 @@ import pytest
 from bigmachine.errors import ImageError
 from bigmachine.image import interpreter_args
 from bigmachine.image.interpreter import CommandLine, given_warnings, parse_command_line
-from tests.unit.image.conftest import Lab
+from tests.cluster.image.conftest import Lab
 
 #: What an interpreter was told, without what it was told to run.
 STATE = (
