@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from bigmachine.errors import NetworkError
-from bigmachine.rpc import Call
+from bigmachine.rpc import Call, Reactor
+from bigmachine.rpc.connection import Connection, Receiver
+from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.wire import LARGE
 from bigmachine.testing.faults import Fault, FaultInjector
-from tests.unit.rpc.ends import Ends, memory, until
+from tests.unit.rpc.ends import DRIVER, Ends, memory, until
 
 LARGE_ONE = bytes(4 * LARGE)
 
@@ -26,6 +29,14 @@ class Service:
         return len(value)
 
 
+class Unhurried(MemoryDialer):
+    """Takes its time, as a network does: a lane for large calls is not there at once."""
+
+    async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
+        await asyncio.sleep(0.005)
+        return await super().dial(reactor, receiver)
+
+
 @pytest.fixture
 def service() -> Service:
     return Service()
@@ -33,7 +44,7 @@ def service() -> Service:
 
 @pytest.fixture
 def ends(service: Service) -> Iterator[Ends]:
-    with memory({"S": service}) as it:
+    with memory({"S": service}, dialer=lambda server: Unhurried(server, DRIVER, "m1")) as it:
         it.call("S.size", b"")
         service.seen.clear()
         yield it
