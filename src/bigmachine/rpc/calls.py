@@ -293,6 +293,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(f"{self.name or 'the call'} had no outcome within {timeout:g} s")
+                left = None if left is None else min(left, threading.TIMEOUT_MAX)
                 self._cond.wait(left)  # type: ignore[union-attr]  # made by the property just above
 
     def __await__(self) -> Generator[Any, None, R]:

@@ -6,19 +6,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
-from bigmachine.rpc.context import remaining
+from bigmachine.rpc.context import get_current, remaining
 from bigmachine.rpc.streamed import WINDOW_BYTES, WINDOW_ITEMS, Carrier
-from bigmachine.rpc.wire import CLOSE, CREDIT, CREDIT_PAYLOAD, small_frame
+from bigmachine.rpc.wire import CLOSE, CREDIT, CREDIT_PAYLOAD, WireError, small_frame
 
 _log = logging.getLogger("bigmachine.rpc")
+
+
+class _Reader:
+    """A thread that waits for the next item, until it is woken or its call is cancelled."""
+
+    __slots__ = ("_lock", "is_cancelled")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.is_cancelled = False
+
+    def wait(self, left: float | None) -> None:
+        self._lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # woken already, by a cancellation or an item
+            self._lock.release()
+
+    def cancel(self) -> bool:
+        self.is_cancelled = True
+        self.wake()
+        return True
 
 
 class Incoming:
@@ -34,6 +59,11 @@ class Incoming:
         self._is_closed = False
         self._consumed_bytes = 0
         self._consumed_items = 0
+        # On the reactor's thread alone, and counted as the writer does.
+        self._granted_bytes = WINDOW_BYTES
+        self._granted_items = WINDOW_ITEMS
+        self._got_bytes = 0
+        self._got_items = 0
         # How to wake each reader that waits: nearly always one, but threads may share a stream.
         self._waiting: deque[Callable[[], object]] = deque()
         carrier.incoming[ident] = self
@@ -41,6 +71,18 @@ class Incoming:
     # on the reactor's thread
 
     def put(self, item: Any, size: int) -> None:
+        """Take in an item.
+
+        Raises: WireError if there was no credit for it: memory is bounded by us, not by the peer's good will. The
+        last item may go beyond the bytes, and one beyond either limit is not worth a connection.
+        """
+        if self._got_items > self._granted_items or self._got_bytes > self._granted_bytes:
+            raise WireError(
+                f"the stream {self.what} has {self._got_items + 1:,} items after {self._got_bytes:,} bytes, but credit "
+                f"for {self._granted_items:,} items and {self._granted_bytes:,} bytes"
+            )
+        self._got_items += 1
+        self._got_bytes += size
         self._items.append((item, size))
         self._wake()
 
@@ -66,7 +108,8 @@ class Incoming:
     def pull(self) -> Any:
         """Return the next item; wait for it, until the deadline that is set.
 
-        Raises: StopIteration at the end, the producer's error, DeadlineExceeded.
+        Raises: StopIteration at the end, the producer's error, DeadlineExceeded, CancelledError once if the call that
+        is served here is given up.
         """
         while True:
             if self._items and (taken := self._take()) is not None:
@@ -79,11 +122,24 @@ class Incoming:
             left = remaining()
             if left is not None and left <= 0:
                 raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
-            lock = threading.Lock()
-            lock.acquire()
-            self._waiting.append(lock.release)
+            self._wait(left)
+
+    def _wait(self, left: float | None) -> None:
+        reader = _Reader()
+        self._waiting.append(reader.wake)
+        info = get_current()
+        if info is None:
             if not self._is_due():
-                lock.acquire(timeout=-1 if left is None else left)
+                reader.wait(left)
+            return
+        info.wait_for(reader)
+        try:
+            if not self._is_due():
+                reader.wait(left)
+        finally:
+            info.leave_off(reader)
+        if reader.is_cancelled:
+            raise CancelledError(f"the call that reads the stream {self.what} was given up")
 
     async def pull_async(self) -> Any:
         """Return the next item; wait for it, until the deadline that is set.
@@ -134,8 +190,13 @@ class Incoming:
         count, self._consumed_items = self._consumed_items, 0
         while not self._has_ended and (size or count):
             now = min(size, 0xFFFF_FFFF)  # one item can have more than a u32 holds
-            self._post(self.carrier.transmit, small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(now, count)))
+            self._post(self._grant, now, count)
             size, count = size - now, 0
+
+    def _grant(self, size: int, count: int) -> None:
+        self._granted_bytes += size
+        self._granted_items += count
+        self.carrier.transmit(small_frame(CREDIT, 0, self.ident, CREDIT_PAYLOAD.pack(size, count)))
 
     def close(self) -> None:
         """Tell the producer to stop; safe to call twice and from a finaliser."""

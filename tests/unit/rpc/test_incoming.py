@@ -6,7 +6,8 @@ import pytest
 
 from bigmachine.errors import InvalidCall, NetworkError
 from bigmachine.rpc.incoming import Incoming
-from bigmachine.rpc.wire import CLOSE, CREDIT, ITEM, OVERSIZED, small_frame
+from bigmachine.rpc.streamed import WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.wire import CLOSE, CREDIT, ITEM, OVERSIZED, WireError, small_frame
 from tests.unit.rpc.stream_host import Host
 
 
@@ -58,3 +59,27 @@ def test_no_credit_is_given_for_a_stream_that_has_ended_or_was_closed() -> None:
     closed.close()
     host.work_off()
     assert host.sent == [small_frame(CLOSE, 0, 6)]
+
+
+def test_the_last_item_may_go_beyond_the_bytes_and_no_further_one() -> None:
+    host = Host()
+    incoming = Incoming(host, 5, "S.m")
+    incoming.put("item", 10 * WINDOW_BYTES)
+    with pytest.raises(
+        WireError, match=r"the stream S\.m has 2 items after 41,943,040 bytes, but credit for 256 items"
+    ):
+        incoming.put("another", 20)
+
+
+def test_items_beyond_the_credit_are_the_end_of_the_connection_and_what_is_read_is_credit() -> None:
+    host = Host()
+    incoming = Incoming(host, 5, "S.m")
+    for n in range(10 * WINDOW_ITEMS):
+        incoming.put(n, 20)
+        assert incoming.pull() == n
+        host.work_off()
+    for n in range(WINDOW_ITEMS):
+        incoming.put(n, 20)
+    incoming.put(0, 20)  # one is not worth a connection
+    with pytest.raises(WireError):
+        incoming.put(0, 20)
