@@ -184,6 +184,7 @@ class Channel(Lanes):
     def reply(self, run: FramedRun, encoded: Encoded) -> None:
         """Send a call's outcome to whoever still wants it."""
         self._over(run, encoded[6] == ERROR if type(encoded) is bytes else False, size_of(encoded))
+        run.leave()
         wanted = self.runs.pop(run.ident, None) is not None
         if wanted:
             self.transmit(encoded)
@@ -203,23 +204,22 @@ class Channel(Lanes):
             channel.transmit(readdress(encoded, ident))
 
     def _over(self, run: FramedRun, failed: bool, size: int) -> None:
-        """Count a run, and let the next one of its service begin."""
+        """Count a run."""
         if run.timer is not None:
             run.timer.cancel()
         statistics = self.server.statistics
         stats = statistics.methods.get(run.method.name) or statistics.of(run.method.name)
         stats.count(time.perf_counter() - run.began, failed, run.size, size)
-        run.leave()
 
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
-        """Begin to send a call's outcome item by item."""
+        """Begin to send a call's outcome item by item; its service's next run begins when the source is through."""
         run.args, run.kwargs = (), {}
         self._over(run, False, 0)
         if run.entry is not None:
             for channel, ident in self.server.ledger.settle(run.entry, None, 0):
                 channel._refuse(ident, InvalidCall(_NOT_AGAIN))
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None
-        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run)
+        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run, done=run.leave)
         stream.start()
         if wanted:
             # By the stream's own lane: an item must not come before it.

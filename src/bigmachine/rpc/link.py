@@ -297,7 +297,10 @@ class Link(Connector):
         self.transmit(encoded, by_bulk)
         for feed in feeds:
             what = f"to {self.name}"
-            Outgoing(self, feed.ident, feed.source, feed.kind, what, is_bulk=by_bulk, closes=feed.closes).start()
+            stream = Outgoing(
+                self, feed.ident, feed.source, feed.kind, what, is_bulk=by_bulk, closes=feed.closes, fed_to=ident
+            )
+            stream.start()
 
     def _expire(self, call: Call[Any], timeout: float) -> None:
         if call.fail(DeadlineExceeded(f"{call.name} on {self.name} had no outcome within {timeout:.3g} s")):
@@ -323,6 +326,8 @@ class Link(Connector):
             self.transmit(cancel)
             if self.bulk is not None:
                 self.transmit(cancel, True)  # it must not come before its call, which may have gone that way
+            for outgoing in [o for o in self.outgoing.values() if o.fed_to == ident]:
+                outgoing.give_up()
 
     def _count_failed(self, call: Call[Any]) -> None:
         """Count a call that ended without a word of the peer: by its deadline, given up, or lost."""

@@ -7,9 +7,12 @@ asynchronous one is read by a task. Everything else here is on the reactor's thr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +41,26 @@ class Outgoing:
         is_bulk: bool | None = None,
         closes: bool = True,
         info: CallInfo | None = None,
+        fed_to: int = 0,
+        done: Callable[[], None] | None = None,
     ) -> None:
         self.carrier = carrier
         #: Whether its frames go by the bulk lane; all of them, for they must stay in order.
-        self.is_bulk = kind == BYTES and carrier.has_bulk if is_bulk is None else is_bulk
+        self.is_bulk = carrier.has_bulk if is_bulk is None else is_bulk
+        #: The call whose argument it is.
+        self.fed_to = fed_to
+        self._done = done  # called once, when nothing of the source runs any more
         self._closes = closes
         self._memory = FreeList(2 * WINDOW_BYTES)
         self._info = info
+        # Of its own, whichever threads take it on: a generator may set and reset what it likes between its items.
+        self._context = Context()
+        if info is not None:
+            self._context.run(_enter, info, info.deadline)
         self.ident = ident
         self.what = what
         self._source = source
+        self._is_async = hasattr(type(source), "__anext__") and not hasattr(type(source), "__next__")
         self._kind = kind
         # What may be sent is written by the reactor's thread alone, what was sent by the producer's alone: one number
         # changed by both would lose a change now and then, and the stream would stand still for ever.
@@ -64,8 +77,9 @@ class Outgoing:
         """Begin to produce."""
         self.carrier.outgoing[self.ident] = self
         # A stream that is both is read on the loop only if it has no other way: its `next` could block.
-        if hasattr(type(self._source), "__anext__") and not hasattr(type(self._source), "__next__"):
-            self._task = self.carrier.reactor.spawn(self._produce(), f"stream {self.what}")
+        if self._is_async:
+            self._task = self._context.run(self.carrier.reactor.spawn, self._produce(), f"stream {self.what}")
+            self._task.add_done_callback(self._task_done)
         else:
             self.carrier.run_in_thread(self)
 
@@ -74,20 +88,20 @@ class Outgoing:
     def run(self) -> None:
         """Produce until the credit is used up or the source ends; in a thread."""
         post = self.carrier.reactor.post
-        if self._info is not None:
-            set_current(self._info)
-            set_deadline(self._info.deadline)
+        send = self._send_bytes if self._kind == BYTES else self._send_items
         try:
-            has_ended = self._send_bytes(post) if self._kind == BYTES else self._send_items(post)
+            has_ended = self._context.run(send, post)
         except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             post(self._end, exc)
         else:
-            # Not told from the credit left: that may have grown since it stopped the loop.
+            # Posted when the context is left, for another thread may enter it then. Not told from the credit left: that
+            # may have grown since it stopped the loop.
             post(self._end, None) if has_ended else post(self._park)
 
     def _send_bytes(self, post: Callable[..., None]) -> bool:
         source = self._source
         read_into = _read_into(source)
+        read = _read(source)
         while self._may_send():
             if read_into is not None:
                 # Into memory that earlier pieces have left: fresh memory for each would cost half the throughput.
@@ -95,7 +109,7 @@ class Outgoing:
                 piece: bytes | memoryview = memoryview(memory)[: read_into(memory) or 0]
                 del memory
             else:
-                piece = source.read(PIECE)
+                piece = read(PIECE)
             if not piece:
                 return True
             post(self._send, self._count(_piece(self.ident, piece)))
@@ -136,9 +150,6 @@ class Outgoing:
 
     async def _produce(self) -> None:
         codec = self.carrier.codec
-        if self._info is not None:
-            set_current(self._info)
-            set_deadline(self._info.deadline)
         try:
             async for item in self._source:
                 encoded = self._count(codec.result(ITEM, 0, self.ident, item, self.what))
@@ -147,8 +158,9 @@ class Outgoing:
                     self._credit = self.carrier.reactor.loop.create_future()
                     await self._credit
         except asyncio.CancelledError:
+            # Not raised again: the task would keep it, with its traceback and so the source and what that reads.
             await self._close_async()
-            raise
+            self._end(CancelledError("the stream was given up"))  # if it is not closed: the loop ends
         except BaseException as exc:  # noqa: BLE001 (the producer's edge: it goes to the reader)
             self._end(exc)
             await self._close_async()  # it may be our own, of an item that cannot be pickled
@@ -193,12 +205,21 @@ class Outgoing:
         self._retire()
         self._finish_source()
 
+    def give_up(self) -> None:
+        """Stop producing: the call that it belongs to is not wanted any more, which its reader is told."""
+        if not self._is_closed:
+            given_up = CancelledError(f"the call that the stream {self.what} belongs to was given up")
+            self.carrier.transmit(self.carrier.codec.error(self.ident, given_up, kind=END), self.is_bulk)
+            self.close()
+
     def close(self) -> None:
         """Stop producing: the reader is gone."""
         if self._is_closed:
             return
         was_parked = self._is_parked
         self._retire()
+        if self._info is not None:
+            self._info.cancel()
         if self._task is not None:
             self._task.cancel()
         elif was_parked:
@@ -209,10 +230,66 @@ class Outgoing:
         self.carrier.outgoing.pop(self.ident, None)
 
     def _finish_source(self) -> None:
+        if self._is_async:
+            return  # its task does it
         # Closing a generator runs its `finally` blocks: the user's code, so not here.
         close = getattr(self._source, "close", None)
-        if close is not None and self._task is None and self._closes:
-            self.carrier.run_in_thread(_Closing(close, self.what, self._info))
+        if close is not None and self._closes:
+            self.carrier.run_in_thread(_Closing(self, close))
+        else:
+            self._finish()
+
+    def _task_done(self, _task: asyncio.Task[Any]) -> None:
+        self._task = None
+        self._finish()
+
+    def _finish(self) -> None:
+        done, self._done = self._done, None
+        self._source = None
+        if done is not None:
+            done()
+
+    def close_source(self, close: Callable[[], object]) -> None:
+        """Close the source, as its own code would see it; in a thread."""
+        try:
+            self._context.run(self._close_source, close)
+        except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
+            _log.exception("closing the stream %s failed", self.what)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.carrier.reactor.post(self._finish)
+
+    def _close_source(self, close: Callable[[], object]) -> None:
+        # The deadline may have passed, and cleaning up may need calls.
+        set_deadline(None)
+        if self._info is not None:
+            self._info.cancelled()  # being closed tells it so: what it waits for from here on is its clean-up
+        close()
+
+
+def _enter(info: CallInfo, deadline: float | None) -> None:
+    set_current(info)
+    set_deadline(deadline)
+
+
+def _read(source: Any) -> Callable[[int], bytes]:
+    """Return how a file gives what is there now, or, where it cannot tell, as much as is asked for."""
+    read1 = getattr(source, "read1", None)
+    if read1 is None or _depth(type(source), "read1") > _depth(type(source), "read"):
+        return source.read  # type: ignore[no-any-return]  # whoever overrides `read` alone means that
+
+    def read(size: int) -> bytes:
+        try:
+            return read1(size)  # type: ignore[no-any-return]  # a binary file's
+        except io.UnsupportedOperation:
+            return source.read(size)  # type: ignore[no-any-return]  # a binary file's
+
+    return read
+
+
+def _depth(kind: type, name: str) -> int:
+    """Tell how far up its bases a class has an attribute; -1 if it has it from elsewhere."""
+    return next((depth for depth, base in enumerate(kind.__mro__) if name in vars(base)), -1)
 
 
 def _read_into(source: Any) -> Callable[[bytearray], int | None] | None:
@@ -230,15 +307,8 @@ def _piece(ident: int, piece: bytes | memoryview) -> Encoded:
 
 @dataclass(slots=True)
 class _Closing:
+    outgoing: Outgoing
     close: Callable[[], object]
-    what: str
-    info: CallInfo | None
 
     def run(self) -> None:
-        # Not those of the thread's last job. The deadline may have passed, and cleaning up may need calls.
-        set_current(self.info)
-        set_deadline(None)
-        try:
-            self.close()
-        except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
-            _log.exception("closing the stream %s failed", self.what)
+        self.outgoing.close_source(self.close)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from bigmachine.rpc.context import deadline, get_deadline
 from bigmachine.rpc.outgoing import Outgoing
-from bigmachine.rpc.streamed import ITEMS, WINDOW_BYTES, WINDOW_ITEMS
-from bigmachine.rpc.wire import END, ITEM
+from bigmachine.rpc.streamed import BYTES, ITEMS, WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.wire import END, ITEM, small_frame
 from tests.unit.rpc.stream_host import Host
 
 
@@ -102,3 +106,114 @@ def test_the_source_is_closed_once_whether_parked_or_ended() -> None:
         host.run_jobs()
         assert closed == [1], n
         assert host.outgoing == {}
+
+
+class _ReadAlone(io.RawIOBase):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = [b"abc", b"de", b""]
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self.pieces.pop(0)
+
+
+class _BufferedReadAlone(io.BufferedIOBase):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = [b"abc", b"de", b""]
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self.pieces.pop(0)
+
+
+class _Changed(io.BytesIO):
+    """Whoever overrides `read` alone means that, not what `read1` inherits."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(size).replace(b"x", b"a")
+
+
+class _Wrapper:
+    def __init__(self, file: object) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+class _NotYet(io.BufferedIOBase):
+    """Has a little now, and waits for the rest: `read` would not come back before all is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = [b"abc", b"de", b""]
+
+    def read1(self, size: int = -1) -> bytes:
+        return self.pieces.pop(0)
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("it would wait")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [_ReadAlone(), _BufferedReadAlone(), _Changed(b"xbcde"), _Wrapper(_BufferedReadAlone()), _NotYet()],
+    ids=["raw", "buffered", "changed", "wrapper", "not yet"],
+)
+def test_a_file_is_read_by_what_gives_what_is_there_now_if_it_has_that(source: Any) -> None:
+    host = Host()
+    outgoing = Outgoing(host, 1, source, BYTES, "file")
+    outgoing.start()
+    host.run_jobs()
+    assert host.kinds()[-1] == END
+    assert b"".join(frame[24:] for frame in host.sent[:-1]) == b"abcde"
+
+
+@pytest.mark.parametrize("n", [0, 10, WINDOW_ITEMS, WINDOW_ITEMS + 1])
+@pytest.mark.parametrize("closes", [False, True])
+def test_it_says_once_that_its_source_is_through(n: int, closes: bool) -> None:
+    host = Host()
+    done: list[int] = []
+    source = (i for i in range(n))
+    outgoing = Outgoing(host, 1, source, ITEMS, "numbers", closes=closes, done=lambda: done.append(1))
+    outgoing.start()
+    assert done == []
+    host.run_jobs()
+    assert done == ([] if n >= WINDOW_ITEMS else [1])
+    outgoing.close()
+    host.run_jobs()
+    assert done == [1]
+
+
+@pytest.mark.parametrize("kind", [ITEMS, BYTES])
+def test_all_frames_of_a_stream_go_by_the_lane_that_there_was_at_its_start(kind: str) -> None:
+    host = Host()
+    assert not Outgoing(host, 1, iter(()), kind, "numbers").is_bulk
+    host.has_bulk = True
+    assert Outgoing(host, 1, iter(()), kind, "numbers").is_bulk
+
+
+def test_a_generator_sets_and_resets_a_deadline_although_each_of_its_turns_is_in_another_thread() -> None:
+    host = Host()
+    seen: list[bool] = []
+
+    def numbers() -> Iterator[int]:
+        with deadline(60):
+            yield from range(WINDOW_ITEMS)
+            seen.append(get_deadline() is not None)
+            yield 0
+        seen.append(get_deadline() is not None)
+
+    outgoing = Outgoing(host, 1, numbers(), ITEMS, "numbers")
+    outgoing.start()
+    while host.jobs or host.posts:
+        for job in host.jobs:
+            thread = threading.Thread(target=job.run)
+            thread.start()
+            thread.join()
+        host.jobs.clear()
+        host.work_off()
+        if outgoing._is_parked:
+            outgoing.credit(100_000, 2)
+    assert seen == [True, False]
+    assert len(host.sent[-1]) == len(small_frame(END, 0, 1))  # without an error
