@@ -201,9 +201,13 @@ class RemoteTraceback(Exception):
         return f"\n{where}:\n{self.text.rstrip()}"
 
 
+class RemoteCause(RemoteTraceback):
+    """The traceback, on the machine, of what kept a call from being run there: its error is ours, not the method's."""
+
+
 def is_remote(exc: BaseException) -> bool:
     """Tell whether `exc` was raised by a method on a machine, rather than here."""
-    return isinstance(exc, RemoteError) or isinstance(exc.__cause__, RemoteTraceback)
+    return isinstance(exc, RemoteError) or type(exc.__cause__) is RemoteTraceback
 
 
 __all__ = [
@@ -217,6 +221,7 @@ __all__ = [
     "MachineStopped",
     "NetworkError",
     "ProvisionError",
+    "RemoteCause",
     "RemoteError",
     "RemoteTraceback",
     "is_remote",

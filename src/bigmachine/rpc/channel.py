@@ -258,7 +258,11 @@ def _broken_off(method: str) -> NetworkError:
 
 
 def _not_rebuilt(exc: BaseException) -> InvalidCall:
-    hint = "is the module on the machine, too?"
-    if isinstance(exc, AttributeError):
+    hint = "its traceback is the cause of this error"
+    if isinstance(exc, ImportError):
+        hint = "is the module on the machine, too?"
+    elif isinstance(exc, AttributeError):
         hint = "define classes and functions before the program reaches bigmachine.start() or driver.start()"
-    return InvalidCall(f"an argument could not be rebuilt on the machine: {type(exc).__name__}: {exc}; {hint}")
+    error = InvalidCall(f"an argument could not be rebuilt on the machine: {type(exc).__name__}: {exc}; {hint}")
+    error.__cause__ = exc
+    return error

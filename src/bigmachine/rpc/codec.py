@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bigmachine.errors import InvalidCall, RemoteError, RemoteTraceback
+from bigmachine.errors import InvalidCall, RemoteCause, RemoteError, RemoteTraceback
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
     AS_BYTES,
@@ -194,7 +194,11 @@ class Codec:
     def error(self, ident: int, exc: BaseException, *, kind: int = ERROR, ours: bool = False) -> bytes:
         """Encode an exception; it never fails, at worst the exception arrives as a RemoteError."""
         name = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.")
-        text = "" if ours else "".join(traceback.format_exception(type(exc), exc, _trim(exc)))
+        # Of an error of ours, what it came from: it has been raised nowhere itself.
+        shown_exc = exc.__cause__ if ours else exc
+        text = ""
+        if shown_exc is not None:
+            text = "".join(traceback.format_exception(type(shown_exc), shown_exc, _trim(shown_exc)))
         blob, why = self._exception(exc)
         try:
             message = f"{exc!s}"  # formatted: a str also where __str__ returns a subclass, which may not travel
@@ -240,6 +244,8 @@ class Codec:
             exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
         if not flags & OURS:
             exc.__cause__ = RemoteTraceback(text, self.machine)
+        elif text:
+            exc.__cause__ = RemoteCause(text, self.machine)
         return exc
 
 

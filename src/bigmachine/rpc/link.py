@@ -502,4 +502,6 @@ def _stop_timer(call: Call[Any]) -> None:
 
 
 def _not_rebuilt(exc: BaseException, method: str) -> InvalidCall:
-    return InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")
+    error = InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error

@@ -370,17 +370,21 @@ def test_a_method_that_is_not_there_is_an_invalid_call(ends: Ends, method: str) 
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
-        (Unbuildable(_raise, LookupError, "lost"), r"LookupError: lost; is the module on the machine, too\?"),
+        (Unbuildable(_raise, LookupError, "lost"), "LookupError: lost; its traceback is the cause"),
+        (Unbuildable(_raise, ImportError, "far"), r"ImportError: far; is the module on the machine, too\?"),
         (Unbuildable(_raise, AttributeError, "x"), "AttributeError: x; define classes and functions before"),
         (Unbuildable(_raise, SystemExit, "3"), "SystemExit: 3"),
     ],
-    ids=["LookupError", "AttributeError", "SystemExit"],
+    ids=["LookupError", "ImportError", "AttributeError", "SystemExit"],
 )
 def test_an_argument_that_cannot_be_rebuilt_is_an_invalid_call_with_a_hint(
     ends: Ends, argument: object, text: str
 ) -> None:
-    with pytest.raises(InvalidCall, match=rf"an argument could not be rebuilt on the machine: {text}"):
+    with pytest.raises(InvalidCall, match=rf"an argument could not be rebuilt on the machine: {text}") as caught:
         ends.call("S.echo", argument)
+    # Where it was raised is told, and it is not taken for an exception of the method.
+    assert "in _raise" in str(caught.value.__cause__)
+    assert not is_remote(caught.value)
     assert ends.call("S.echo", 1) == 1
 
 
