@@ -18,8 +18,9 @@ class Counted:
         raise ValueError("as it should")
 
 
-def test_both_sides_count_the_same_calls() -> None:
-    with bigmachine.start("local") as session:
+@pytest.mark.parametrize("system", ["local", "inprocess"])
+def test_both_sides_count_the_same_calls(system: str) -> None:
+    with bigmachine.start(system) as session:
         (machine,) = session.start(services=[Counted()])
         _call(session, 50)
         here = machine.call_statistics()

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bigmachine import Machine, State
+from bigmachine.session import Session
+from bigmachine.systems.inprocess import InprocessSystem
+from tests.unit.inside import Echo, inside
+
 
 @pytest.fixture
 def interrupts() -> Iterator[Callable[[threading.Event], None]]:
@@ -40,3 +45,24 @@ def interrupts() -> Iterator[Callable[[threading.Event], None]]:
     for thread in threads:
         thread.join(10)
     signal.signal(signal.SIGUSR1, before)
+
+
+# A session inside this process, for each test that wants one.
+
+
+@pytest.fixture
+def system() -> InprocessSystem:
+    return InprocessSystem()
+
+
+@pytest.fixture
+def session(system: InprocessSystem) -> Iterator[Session]:
+    with inside(system) as (_, session):
+        yield session
+
+
+@pytest.fixture
+def machine(session: Session) -> Machine:
+    (machine,) = session.start(services=[Echo()])
+    machine.wait(State.RUNNING, 10)
+    return machine

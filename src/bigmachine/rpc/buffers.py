@@ -108,6 +108,8 @@ def _unfilled_bytes(size: int) -> tuple[bytes, memoryview]:
     memory: bytes = make(None, size)
     # The contents begin before the terminating zero byte that __basicsize__ counts.
     contents = (ctypes.c_char * size).from_address(id(memory) + bytes.__basicsize__ - 1)
+    # Whoever still writes through the view (a transport whose connection is being given up) must not outlive it.
+    contents.memory = memory  # type: ignore[attr-defined]  # an attribute of this object alone
     return memory, memoryview(contents).cast("B")
 
 

@@ -129,3 +129,10 @@ class TestRecycler:
         held = [recycler.allocate(100 * 2**20 + n, False)[0] for n in range(4)]
         assert sum(map(len, recycler._list.kept)) <= 256 * 2**20
         assert len(held) == 4
+
+
+def test_a_view_of_unfilled_bytes_keeps_their_memory() -> None:
+    memory, view = allocate(100_000, True)
+    before = sys.getrefcount(memory)
+    del view
+    assert sys.getrefcount(memory) == before - 1

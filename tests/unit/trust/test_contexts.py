@@ -267,7 +267,7 @@ def test_the_order_of_the_names_does_not_matter() -> None:
         (DNS,),
         (URI,),
         (DNS, ("URI", "https://example.org/")),
-        (DNS, ("URI", f"bigmachine://{SESSION}/root/m1")),
+        (DNS, ("URI", f"bigmachine://{SESSION}/king/m1")),
         (DNS, ("URI", f"bigmachine://{SESSION}/machine/m1/../../driver/driver")),
         (DNS, ("URI", f"bigmachine://{SESSION}/machine/m2")),
         (DNS, URI, URI),

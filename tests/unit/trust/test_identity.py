@@ -30,7 +30,7 @@ def test_a_peer_is_written_as_a_uri_and_read_back() -> None:
         "bigmachine://s/machine/m1/more",
         "bigmachine://s/machine/m1?as=driver",
         "bigmachine://s/machine/m%31",
-        "bigmachine://s/root/m1",
+        "bigmachine://s/king/m1",
         "bigmachine://s/MACHINE/m1",
         "bigmachine://s:1/machine/m1",
         "bigmachine://u@s/machine/m1",

@@ -17,6 +17,7 @@ from bigmachine.rpc import Codec, Reactor, Server, ServiceTable
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.registrar import Registrar
+from bigmachine.rpc.statistics import Statistics
 from bigmachine.system import MakeDialer, Ticket
 from bigmachine.trust import Peer, Role
 
@@ -54,7 +55,8 @@ class InprocessMachine:
             threads=spec.threads,
         )
         self._services.register(
-            "Supervisor", _ProgramSupervisor(self._services, self._guest, self._in_thread, self._fail)
+            "Supervisor",
+            _ProgramSupervisor(self._services, self._guest, self._in_thread, self._fail, self.server.statistics),
         )
 
     def service(self, name: str) -> object | None:
@@ -136,8 +138,10 @@ class _ProgramSupervisor:
         session: object,
         in_thread: Callable[..., Any],
         fail: Callable[[str, BaseException], None],
+        statistics: Statistics,
     ) -> None:
         self._table = table
+        self._statistics = statistics
         self._registrar = Registrar(table, session, in_thread)
         self._fail = fail
         self._born = time.time()
@@ -158,6 +162,7 @@ class _ProgramSupervisor:
 
     async def expvars(self) -> dict[str, object]:
         return {
+            "calls": self._statistics.snapshot(),
             "services": self._table.names(),
             "uptime": time.time() - self._born,
             "threads": threading.active_count(),
