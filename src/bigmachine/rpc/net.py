@@ -34,7 +34,10 @@ _UNREAD = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TlsDialer:
-    """Reaches `server_id` at a host and port, and only it: its certificate has to name the id, session and role."""
+    """Reaches `server_id` at a host and port, and only it: its certificate has to name the id, session and role.
+
+    `path` is a Unix socket to connect to instead, one that a tunnel leads to that port.
+    """
 
     host: str
     port: int
@@ -44,6 +47,7 @@ class TlsDialer:
     context: ssl.SSLContext
     connect_timeout: float = 10.0
     handshake_timeout: float = HANDSHAKE_TIMEOUT
+    path: str = ""
 
     async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
         where = f"{self.server_id} ({self.host}:{self.port})"
@@ -52,8 +56,7 @@ class TlsDialer:
                 _, connection = await _create_connection()(
                     reactor.loop,
                     lambda: Connection(reactor, receiver),
-                    self.host,
-                    self.port,
+                    **(await self._target(reactor.loop)),
                     ssl=self.context,
                     server_hostname=self.server_id,
                     ssl_handshake_timeout=self.handshake_timeout,
@@ -73,6 +76,18 @@ class TlsDialer:
             connection.abort()
             raise NetworkError(f"{where} does not speak {ALPN}")
         return cast(Connection, connection)
+
+    async def _target(self, loop: asyncio.AbstractEventLoop) -> dict[str, object]:
+        if not self.path:
+            return {"host": self.host, "port": self.port}
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, self.path)
+        except BaseException:
+            sock.close()
+            raise
+        return {"sock": sock}
 
 
 def _create_connection() -> Callable[..., Any]:

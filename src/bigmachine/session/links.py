@@ -20,6 +20,7 @@ class Links:
     def __init__(self, reactor: Reactor, identity: Identity, limit: int, inside: MakeDialer | None = None) -> None:
         self._inside = inside
         self._ways: dict[str, MakeDialer] = {}
+        self._tunnels: dict[str, str] = {}
         self._reactor = reactor
         self._identity = identity
         self._limit = limit
@@ -28,6 +29,10 @@ class Links:
     def lead(self, agent_id: str, way: MakeDialer) -> None:
         """Reach an agent and its machines in a way of their own, rather than over TLS."""
         self._ways[agent_id] = way
+
+    def tunnel(self, agent_id: str, path: str) -> None:
+        """Reach an agent and its machines through the Unix socket at `path`, which leads to the agent's port."""
+        self._tunnels[agent_id] = path
 
     def to_agent(self, address: Address) -> Link:
         """Make a link to an agent; the id of `address` is the agent's."""
@@ -64,4 +69,5 @@ class Links:
             (role,),
             self._context,
             handshake_timeout=handshake,
+            path=self._tunnels.get(address.agent_id, ""),
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bigmachine.errors import ProvisionError
+from bigmachine.image.manifest import Platform
 from bigmachine.rpc import Dialer, Reactor
 from bigmachine.trust import Identity, Role
 
@@ -59,11 +60,20 @@ class Guest(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a host that does not have the program's files runs it with: an interpreter, by its path, and its kind."""
+
+    python: str
+    platform: Platform
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """A place for one machine: an agent, and how to reach it.
 
-    `host` and `port` are where the agent listens. A System whose machines are not behind a socket gives `dialer`
-    instead.
+    `host` and `port` are where the agent listens; `path` is a Unix socket by which the driver reaches that port, where
+    it cannot do so directly. A System whose machines are not behind a socket gives `dialer` instead. `runtime` is given
+    by hosts that have not the driver's files: the program is brought there. None: everything is where it is here.
     """
 
     agent_id: str
@@ -71,6 +81,8 @@ class Launched:
     port: int = 0
     hostname: str = ""
     maxprocs: int = 1
+    path: str = ""
+    runtime: Runtime | None = None
     dialer: MakeDialer | None = field(default=None, repr=False)
 
 
