@@ -20,10 +20,11 @@ from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineSt
 from bigmachine.trust import Peer, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from bigmachine.agent.bootstrap import Clocks
     from bigmachine.agent.children import Nursery
+    from bigmachine.agent.control_groups import ControlGroups
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.reaper import Reaper
 
@@ -39,8 +40,16 @@ class Host:
     """The machines on this host."""
 
     def __init__(
-        self, clocks: Clocks, *, loop: asyncio.AbstractEventLoop, nursery: Nursery, reaper: Reaper, feed: Feed
+        self,
+        clocks: Clocks,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        nursery: Nursery,
+        reaper: Reaper,
+        feed: Feed,
+        groups: ControlGroups | None = None,
     ) -> None:
+        self.on_tick: Callable[[], None] | None = None
         self.feed = feed
         self.leases = Leases(lease=clocks.lease, first_contact=clocks.first_contact, now=loop.time())
         self.over = asyncio.Event()
@@ -48,6 +57,7 @@ class Host:
         self._loop = loop
         self._nursery = nursery
         self._reaper = reaper
+        self._groups = groups
         self._machines: dict[str, Hosted] = {}
         self._condemned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,6 +103,7 @@ class Host:
             reaper=self._reaper,
             feed=self.feed,
             hang=self._clocks.hang,
+            groups=self._groups,
         )
         self._machines[spec.machine_id] = machine
         try:
@@ -184,6 +195,8 @@ class Host:
             await asyncio.sleep(period)
 
     def _tick(self, now: float) -> None:
+        if self.on_tick is not None:
+            self.on_tick()
         for machine_id in self.leases.expire(now):
             if (machine := self._machines.get(machine_id)) is not None:
                 machine.kill(Cause.LEASE_EXPIRED, "no keepalive came from the driver within the lease")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.certificate import Ending
     from bigmachine.agent.children import Child, Nursery
     from bigmachine.agent.control import Message
+    from bigmachine.agent.control_groups import ControlGroups
     from bigmachine.agent.events import StreamName
     from bigmachine.agent.feed import Feed
     from bigmachine.agent.launch import LaunchSpec
@@ -54,6 +55,7 @@ class Hosted:
         reaper: Reaper,
         feed: Feed,
         hang: float,
+        groups: ControlGroups | None = None,
     ) -> None:
         self.spec = spec
         self.started = time.time()
@@ -65,6 +67,7 @@ class Hosted:
         self._reaper = reaper
         self._feed = feed
         self._hang = hang
+        self._groups = groups
         self._child: Child | None = None
         self._channel: LoopChannel | None = None
         self._pipes: list[PipeReader] = []
@@ -126,6 +129,8 @@ class Hosted:
         if self._feed.is_full:
             self.pause()
         self._feed.phase(self.id, "executing")
+        if self._groups is not None:
+            self._groups.begin(self.id, child.pid, lambda move: self._loop.run_in_executor(None, move))
         self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
         self._let_in()
         if self._reason is not None:
@@ -279,6 +284,8 @@ class Hosted:
     async def _hear_out(self, ending: Ending) -> None:
         """Take in the last words of a dead process, and see that nothing it started stays."""
         self.resume()
+        if self._groups is not None:
+            self._groups.kill(self.id)
         for _ in range(_ROUNDS):
             strays = strays_of(self.id, ending.pid, self._reaper.known)
             if not strays:
@@ -291,6 +298,8 @@ class Hosted:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        if self._groups is not None and not self._groups.end(self.id):
+            self._groups.kill(self.id)  # its process was moved into it after its death; the undertaker removes it
 
     def _conclude(self, ending: Ending) -> None:
         self.certificate = certify(

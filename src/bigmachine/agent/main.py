@@ -14,6 +14,7 @@ import os
 import sys
 from typing import Any
 
+from bigmachine.agent.undertaker import AGENT_MARK, Undertaker
 from bigmachine.agent.zygote import Zygote
 
 
@@ -21,14 +22,16 @@ def main(options: dict[str, Any]) -> None:
     """Be an agent: read the orders from standard input, say the port on standard output, serve until the end."""
     with contextlib.suppress(PermissionError):  # whoever started us saw to it
         os.setsid()  # a Ctrl-C on the driver's terminal is the driver's business
+    os.environ[AGENT_MARK] = os.urandom(8).hex()  # what is forked off the zygote is found by it
     zygote = _start_zygote(options)
+    undertaker = Undertaker.engage() if sys.platform.startswith("linux") else None
     gc.disable()  # it would run 50 times during the imports, find nothing, and take 8 % of their time
 
     from bigmachine.agent.run import run  # the rest: asyncio, ssl, rpc
 
     gc.freeze()
     gc.enable()
-    run(zygote)
+    run(zygote, undertaker)
 
 
 def _start_zygote(options: dict[str, Any]) -> Zygote | None:

@@ -148,28 +148,28 @@ def kill_all(pids: Iterable[int]) -> None:
         kill_group(pid)
 
 
-def end_everything(groups: Iterable[int], limit: float = 0.5) -> None:
-    """Kill the given groups and everything else below this process. Takes at most `limit` seconds.
+def end_everything(groups: Iterable[int], limit: float = 0.5, spared: Collection[int] = ()) -> bool:
+    """Kill the given groups and everything else below this process. Takes at most `limit` seconds; True if all is gone.
 
-    For a process that is about to exit: it takes the exit statuses of all its children.
+    For a process that is about to exit: it takes the exit statuses of all its children but those `spared`.
     """
     kill_all(groups)
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        while _reap():
-            pass
-        left = children()
+        left = [pid for pid in children() if pid not in spared and not _reap(pid)]
         if not left:
-            return
+            return True
         kill_all(left)
         time.sleep(0.001)
+    return False
 
 
-def _reap() -> bool:
+def _reap(pid: int) -> bool:
+    """Take the exit status of a child; False if it lives."""
     try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:
-        return False
+        return True  # somebody else was faster
 
 
 __all__ = [

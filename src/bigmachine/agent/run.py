@@ -10,30 +10,37 @@ import logging
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.bootstrap import Bootstrap
 from bigmachine.agent.children import Nursery
+from bigmachine.agent.control_groups import ControlGroups
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.host import Host
 from bigmachine.agent.prctl import become_subreaper, name_process
+from bigmachine.agent.processes import MARK
 from bigmachine.agent.reaper import Reaper
 from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
+from bigmachine.agent.undertaker import AGENT_MARK
 from bigmachine.rpc import Codec, Server, ServiceTable, serve_socket
 from bigmachine.trust import server_context
 
 if TYPE_CHECKING:
     import socket
 
+    from bigmachine.agent.undertaker import Undertaker
     from bigmachine.agent.zygote import Zygote
 
+
+#: An agent that has given no sign of life for its lease and this many seconds is ended by its undertaker.
+_SILENCE: Final = 5.0
 
 _log = logging.getLogger("bigmachine.agent")
 
 
-def run(zygote: Zygote | None) -> NoReturn:
+def run(zygote: Zygote | None, undertaker: Undertaker | None) -> NoReturn:
     """Read the orders and serve until the end, which is the end of this process."""
     logging.basicConfig(format="%(asctime)s bigmachine agent %(levelname)s %(message)s", level=logging.WARNING)
     name_process("bigm-agent")
@@ -43,23 +50,27 @@ def run(zygote: Zygote | None) -> NoReturn:
     try:
         orders = Bootstrap.read(0)
         if orders is not None:  # else the driver ended before it had said anything
-            asyncio.run(_serve(orders, zygote))
+            asyncio.run(_serve(orders, zygote, undertaker))
     except Exception:  # noqa: BLE001 (the edge of the process)
         _log.exception("the agent failed, and ends with its machines")
     finally:
-        end_now()
+        end_now(undertaker=undertaker)
 
 
-async def _serve(orders: Bootstrap, zygote: Zygote | None) -> None:
+async def _serve(orders: Bootstrap, zygote: Zygote | None, undertaker: Undertaker | None) -> None:
     loop = asyncio.get_running_loop()
     reaper = Reaper(loop)
     files = _allow_many_files()
     if zygote is not None:
         zygote.attach(loop)
     nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote, files)
-    host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed())
+    groups = ControlGroups.make(f"bigmachine-{orders.identity.id}-{os.getpid()}") if undertaker is not None else None
+    host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed(), groups=groups)
+    if undertaker is not None:
+        _instruct(undertaker, orders, groups)
+        host.on_tick = undertaker.live
     if orders.tethered:
-        tie(0, orders.driver_pid, host.pids)
+        tie(0, orders.driver_pid, host.pids, undertaker)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, host.over.set)
     table = ServiceTable()
@@ -87,6 +98,15 @@ async def _serve(orders: Bootstrap, zygote: Zygote | None) -> None:
     watch.cancel()
     door.close()
     await server.close()
+
+
+def _instruct(undertaker: Undertaker, orders: Bootstrap, groups: ControlGroups | None) -> None:
+    """Say what is to go with this agent."""
+    undertaker.mark(f"{AGENT_MARK}={os.environ[AGENT_MARK]}")
+    undertaker.mark(f"{MARK}={orders.identity.id}-")
+    if groups is not None:
+        undertaker.group(groups.directory)
+    undertaker.limit(orders.clocks.lease + _SILENCE)
 
 
 def _allow_many_files() -> int:

@@ -18,13 +18,16 @@ from bigmachine.agent.processes import end_everything
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from bigmachine.agent.undertaker import Undertaker
 
-def tie(fd: int, parent: int, groups: Callable[[], Iterable[int]]) -> None:
+
+def tie(fd: int, parent: int, groups: Callable[[], Iterable[int]], undertaker: Undertaker | None = None) -> None:
     """End this process when `fd` ends, or process `parent` (0: none) does. `groups`: what is to be killed first."""
-    threading.Thread(target=_hold, args=(fd, parent, groups), name="bigmachine-tether", daemon=True).start()
+    arguments = (fd, parent, groups, undertaker)
+    threading.Thread(target=_hold, args=arguments, name="bigmachine-tether", daemon=True).start()
 
 
-def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]]) -> None:
+def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]], undertaker: Undertaker | None) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     watched = _process_fd(parent)
@@ -34,13 +37,15 @@ def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]]) -> None:
         ready = [number for number, _ in poll.poll()]
         if watched in ready or not _read(fd):
             break
-    end_now(groups)
+    end_now(groups, undertaker)
 
 
-def end_now(groups: Callable[[], Iterable[int]] = tuple) -> NoReturn:
-    """Kill everything below this process, the given groups first, and exit."""
+def end_now(groups: Callable[[], Iterable[int]] = tuple, undertaker: Undertaker | None = None) -> NoReturn:
+    """Kill everything below this process, the given groups first, and exit; what is left is the undertaker's."""
     try:
-        end_everything(groups())
+        is_done = end_everything(groups(), spared=() if undertaker is None else (undertaker.pid,))
+        if undertaker is not None:
+            undertaker.part(is_done=is_done)
     finally:
         os._exit(0)
 

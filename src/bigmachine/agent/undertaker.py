@@ -1,0 +1,202 @@
+"""The undertaker: a tiny process that sees to it that nothing of an agent outlives the agent, however that ends.
+
+An agent that is killed by -9 cannot end anything. Its machines die with it, by the kernel's hand (`prctl`), but not
+what they started, and what called setsid is nobody's child any more. So the agent forks, before it has imported much,
+a process that does nothing but read a pipe that only the agent writes to. It is in a session of its own, so no signal
+to the agent's group or terminal reaches it. When the pipe ends, or the agent has given no sign of life for its lease
+and some seconds more (it was stopped, say, and so would be every clock that it keeps), the undertaker kills
+
+- the agent itself, if it still stands there,
+- the agent's control group with all in it, where there is one, and removes it, and
+- every process that has the agent's mark, or one of its machines', in its environment, until a look finds none,
+
+and ends. Without a control group, one kind of process escapes it: one that has called setsid and emptied its
+environment. When the agent ends in peace it says so (`part`), and the undertaker only removes the control group.
+
+What the agent writes are lines: `mark TEXT`, `group DIRECTORY`, `limit SECONDS`, an empty one as a sign of life,
+`done`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from bigmachine.agent import control_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: In the environment of the agent's children that are not machines, and of what is forked of them.
+AGENT_MARK: Final = "BIGMACHINE_AGENT"
+#: What has a mark may start something else before it dies, so a look is repeated, but not for ever.
+_SWEEP: Final = 2.0
+#: The agent waits for so long, at its end, until the undertaker is done.
+_PATIENCE: Final = 0.3
+
+
+class Undertaker:
+    """The agent's side: what it tells the process. May be used from any thread."""
+
+    def __init__(self, pid: int, pipe: int) -> None:
+        self.pid = pid
+        self._pipe = pipe
+
+    @classmethod
+    def engage(cls) -> Undertaker | None:
+        """Fork it; call this while the process has one thread, and little in its memory. None if that cannot be."""
+        read, write = os.pipe()
+        agent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(read)
+            os.close(write)
+            return None
+        if pid == 0:
+            _main(read, agent)
+        os.close(read)
+        os.set_blocking(write, False)
+        return cls(pid, write)
+
+    def mark(self, text: str) -> None:
+        """Have it find processes with `text` in their environment: a whole NAME=VALUE, or the beginning of one."""
+        self._say(f"mark {text}")
+
+    def group(self, directory: str) -> None:
+        """Have it kill and remove this control group."""
+        self._say(f"group {directory}")
+
+    def limit(self, seconds: float) -> None:
+        """Have it act when there was no sign of life (`live`) for so long."""
+        self._say(f"limit {seconds}")
+
+    def live(self) -> None:
+        """Give a sign of life."""
+        self._say("")
+
+    def part(self, *, is_done: bool) -> None:
+        """Let it go, and wait until it has done its work. `is_done`: no child of the agent is left."""
+        if is_done:
+            self._say("done")
+        with contextlib.suppress(OSError):
+            os.close(self._pipe)
+        end = time.monotonic() + _PATIENCE
+        with contextlib.suppress(ChildProcessError):
+            while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
+                time.sleep(0.0005)
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # it was killed, or stands still: then there is no help to be had from it
+            os.write(self._pipe, f"{line}\n".encode())
+
+
+def _main(pipe: int, agent: int) -> NoReturn:
+    """Be the undertaker, in a fresh fork of the agent."""
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _keep_only(pipe)
+        os.chdir("/")
+        with contextlib.suppress(OSError):
+            Path("/proc/self/comm").write_text("bigm-undertaker")
+        _attend(pipe, agent)
+    finally:
+        os._exit(0)
+
+
+def _keep_only(pipe: int) -> None:
+    """Close everything else: the agent's ends of pipes must end with the agent."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        if fd != pipe:
+            os.dup2(null, fd)
+    for fd in map(int, os.listdir("/dev/fd")):
+        if fd > 2 and fd != pipe:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _attend(pipe: int, agent: int) -> None:
+    orders = _Orders()
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while poll.poll(orders.patience):
+        data = os.read(pipe, 65536)
+        if not data:
+            break
+        orders.take(data)
+    if os.getppid() == agent and not orders.is_done:
+        os.kill(agent, signal.SIGKILL)
+    for directory in orders.groups:
+        control_groups.kill(directory)
+    if not orders.is_done:
+        sweep(orders.marks)
+    for directory in orders.groups:
+        control_groups.remove(directory, _SWEEP)
+
+
+class _Orders:
+    """What the agent has said so far. `patience` is in milliseconds, as poll(2) takes it."""
+
+    def __init__(self) -> None:
+        self.marks: list[bytes] = []
+        self.groups: list[str] = []
+        self.patience: float | None = None
+        self.is_done = False
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            verb, _, word = line.partition(b" ")
+            if verb == b"mark":
+                self.marks.append(word)
+            elif verb == b"group":
+                self.groups.append(os.fsdecode(word))
+            elif verb == b"limit":
+                self.patience = float(word) * 1000
+            elif verb == b"done":
+                self.is_done = True
+
+
+def sweep(marks: list[bytes], limit: float = _SWEEP) -> None:
+    """Kill every process that has one of these marks in its environment, until there is none; for `limit` seconds."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found = list(_marked(marks))
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _marked(marks: list[bytes]) -> Iterator[int]:
+    own = os.getpid()
+    wanted = tuple(marks)
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return
+    for pid in pids:
+        if pid != own and any(entry.startswith(wanted) for entry in _environment(pid)):
+            yield pid
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # of a zombie it is empty
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+__all__ = ["AGENT_MARK", "Undertaker", "sweep"]
