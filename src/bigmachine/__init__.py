@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     )
     from bigmachine.image import Image
     from bigmachine.machine import Machine, State
+    from bigmachine.observe import vars as vars  # noqa: A004 (a module, by its public name)
     from bigmachine.rpc import Call, CallInfo, Stream, current_call, deadline
     from bigmachine.session import Session, init, is_driver, start
+    from bigmachine.session.events import Event
+    from bigmachine.session.output import OutputLine
     from bigmachine.system import Keepalive, Launched, System, register_system
 
 
@@ -63,6 +66,8 @@ _WHERE = {
     "bigmachine.machine": ("Machine", "State"),
     "bigmachine.rpc": ("Call", "CallInfo", "Stream", "current_call", "deadline"),
     "bigmachine.session": ("Session", "init", "is_driver", "start"),
+    "bigmachine.session.events": ("Event",),
+    "bigmachine.session.output": ("OutputLine",),
     "bigmachine.system": ("Keepalive", "Launched", "System", "register_system"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -75,6 +80,8 @@ if not TYPE_CHECKING:  # or a checker would take every name for one of ours
         """Import a public name when it is first asked for (PEP 562)."""
         if name in _MODULES:
             value: object = import_module(f"bigmachine.{name}")
+        elif name == "vars":
+            value = import_module("bigmachine.observe.vars")
         elif name in _MODULE_OF:
             value = getattr(import_module(_MODULE_OF[name]), name)
         else:
@@ -94,6 +101,7 @@ __all__ = [
     "CallInfo",
     "DeadlineExceeded",
     "DeathCertificate",
+    "Event",
     "Image",
     "ImageError",
     "InvalidCall",
@@ -102,6 +110,7 @@ __all__ = [
     "Machine",
     "MachineStopped",
     "NetworkError",
+    "OutputLine",
     "ProvisionError",
     "RemoteError",
     "Session",
@@ -116,4 +125,5 @@ __all__ = [
     "is_driver",
     "register_system",
     "start",
+    "vars",
 ]
