@@ -69,18 +69,68 @@ class Cause(enum.StrEnum):
 
 
 _REMEDIES = {
-    Cause.SHUTDOWN: "it was asked to end; start another one if you still need it",
-    Cause.CANCELLED: "the handle was cancelled by this program",
-    Cause.EXITED: "the program on the machine ended by itself; look for sys.exit or os._exit in the service",
-    Cause.SIGNAL: "look at the last lines of output for what the process was doing",
-    Cause.OOM: "the machine ran out of memory; use fewer calls at once on it, or a bigger machine",
-    Cause.LEASE_EXPIRED: "the driver did not renew the lease; was it stopped, or its host suspended?",
-    Cause.KEEPALIVE_LOST: "the driver could not reach it; is its host down, or the network cut?",
-    Cause.HUNG: "its process stood still; was it stopped (SIGSTOP), or is it waiting for a lock or a disk?",
-    Cause.AGENT_LOST: "the agent on its host died, and the machine with it; look at the host's logs",
-    Cause.PREEMPTED: "the provider took the host back; start another one",
-    Cause.BOOT_FAILED: "a machine runs the same program, up to bigmachine.start(): look at what stops it there",
-    Cause.INIT_FAILED: "a service's init raised; the cause is its own traceback",
+    Cause.SHUTDOWN: "It was asked to end; start another one if you still need it.",
+    Cause.CANCELLED: "This program cancelled its handle; start another one if you still need it.",
+    Cause.EXITED: "The program on the machine ended by itself: look for sys.exit or os._exit in the service and in "
+    "what it calls.",
+    Cause.SIGNAL: "Look at the last lines of its output for what it was doing.",
+    Cause.OOM: "Let it keep less in memory (smaller pieces, fewer calls at once), start fewer machines on the host, or "
+    "take a bigger one or a higher limit.",
+    Cause.LEASE_EXPIRED: "The driver did not renew its lease in time: was the driver stopped (Ctrl-Z, a debugger), its "
+    "host suspended or the network cut? A longer Keepalive(lease=...) bridges longer pauses.",
+    Cause.KEEPALIVE_LOST: "The driver could not reach it: is its host down or overloaded, or the network cut? A longer "
+    "Keepalive(timeout=...) bridges longer cuts.",
+    Cause.HUNG: "Its process stood still: was it stopped (SIGSTOP), or does it wait for a lock or a disk? The stacks "
+    "of its threads, where they could be had, are the cause of this error. A longer Keepalive(hang=...) bridges longer "
+    "pauses.",
+    Cause.AGENT_LOST: "The agent that carried it on its host is gone, and every machine there with it: was it killed, "
+    "was the host short of memory, or did it go down? Look at the host's log.",
+    Cause.PREEMPTED: "The provider took the host back; start another machine.",
+    Cause.BOOT_FAILED: "A machine runs the same program up to bigmachine.start(): look at what stops it there.",
+    Cause.INIT_FAILED: "The init of one of its services raised; the traceback is the cause of this error.",
+}
+
+#: What the end by a signal means, and what to do; the others have the remedy of `Cause.SIGNAL`.
+_SIGNALS = {
+    "SIGKILL": (
+        "it was killed, by a person, a batch system or the kernel",
+        "Who sent kill -9? If it was the kernel for want of memory, the host's log (dmesg) has it.",
+    ),
+    "SIGSEGV": (
+        "it touched memory that is none of its own, which only code in C can do",
+        (
+            "An extension module or a library that it calls is at fault (ctypes, a mismatch of versions, too deep a "
+            "recursion): the Python stack stands in the last lines."
+        ),
+    ),
+    "SIGBUS": (
+        "it touched memory that is not there any more",
+        (
+            "A file that it has mapped (mmap, numpy.memmap, shared memory) was cut short, or its disk is full; the "
+            "Python stack stands in the last lines."
+        ),
+    ),
+    "SIGABRT": (
+        "it gave up by itself (abort)",
+        (
+            "A library in C found something that must not be, or got no memory: it says what just above the Python "
+            "stack in the last lines."
+        ),
+    ),
+    "SIGFPE": (
+        "it computed what the processor cannot, such as a division of integers by zero, in code in C",
+        "The Python stack in the last lines names the call.",
+    ),
+    "SIGILL": (
+        "it came to an instruction that this processor does not have",
+        "A package was built for a newer processor than this host's: install one that was built for it.",
+    ),
+    "SIGTERM": ("somebody asked it to terminate", "A batch system, a supervisor or a person did: ask there why."),
+    "SIGINT": ("it was interrupted", "Somebody pressed Ctrl-C there, or sent it SIGINT."),
+    "SIGHUP": ("its terminal or session was closed", "Somebody or something sent it SIGHUP."),
+    "SIGXCPU": ("it used more CPU time than it may", "Raise the limit (`ulimit -t`), or give it less to do."),
+    "SIGXFSZ": ("it wrote a larger file than it may", "Raise the limit (`ulimit -f`), or write smaller files."),
+    "SIGSYS": ("it made a system call that is forbidden to it", "A sandbox (seccomp) is around it: allow the call."),
 }
 
 
@@ -118,29 +168,39 @@ class DeathCertificate:
     @property
     def remedy(self) -> str:
         """What the user can do about it."""
-        return _REMEDIES[Cause(self.cause)]
+        known = _SIGNALS.get(self._signal) if self.cause == Cause.SIGNAL else None
+        return _REMEDIES[Cause(self.cause)] if known is None else known[1]
 
     def describe(self) -> str:
-        """Say it in one or a few sentences, as `MachineStopped` prints it."""
-        return "; ".join([self._what(), *self._facts(), self.remedy])
+        """Say it in a few sentences, as `MachineStopped` prints it: what happened, what it was like, what to do."""
+        return " ".join([f"{self._what()}.", *self._facts(), self.remedy])
+
+    @property
+    def _signal(self) -> str:
+        return "" if self.signal is None else _signal_name(self.signal)
 
     def _what(self) -> str:
         how = f"machine {self.machine or '?'} stopped ({self.cause})"
-        if self.signal is not None:
-            how += f" by {_signal_name(self.signal)}"
-        elif self.exit_status is not None:
+        # How we made it end ourselves, by SIGKILL, is no news.
+        if self.signal is not None and self.cause in (Cause.SIGNAL, Cause.BOOT_FAILED, Cause.INIT_FAILED):
+            how += f" by {self._signal}"
+        elif self.exit_status is not None and self.cause != Cause.SHUTDOWN:
             how += f" with exit status {self.exit_status}"
-        return f"{how}: {self.detail}" if self.detail else how
+        known = _SIGNALS.get(self._signal) if self.cause == Cause.SIGNAL else None
+        reasons = [known[0]] if known is not None else []
+        if self.detail:
+            reasons.append(self.detail)
+        return f"{how}: {'; '.join(reasons)}".rstrip(".") if reasons else how
 
     def _facts(self) -> list[str]:
         facts = []
         if (lived := self.lifetime) is not None:
-            facts.append(f"it lived {lived:.1f} s")
+            facts.append(f"lived {lived:.1f} s")
         if self.peak_memory is not None:
             facts.append(f"used at most {self.peak_memory / 2**20:.0f} MiB of memory")
         if self.cpu_time is not None:
             facts.append(f"{self.cpu_time:.2f} s of CPU")
-        return [", ".join(facts)] if facts else []
+        return [f"It {', '.join(facts[:-1])}{' and ' if facts[1:] else ''}{facts[-1]}."] if facts else []
 
 
 def _signal_name(number: int) -> str:

@@ -41,7 +41,7 @@ def test_a_cause_is_one_whoever_wrote_it() -> None:
 
 def test_a_stopped_machine_reads_like_a_diagnosis() -> None:
     text = str(MachineStopped(CERTIFICATE))
-    for part in ("machine m3 stopped (signal) by SIGKILL", "it lived 3.5 s", "5 MiB", "0.50 s of CPU", "    two"):
+    for part in ("machine m3 stopped (signal) by SIGKILL", "It lived 3.5 s", "5 MiB", "0.50 s of CPU", "    two"):
         assert part in text
 
 

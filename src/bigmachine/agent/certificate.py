@@ -7,6 +7,7 @@ does the way the process ended speak for itself.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from typing import Final
@@ -19,12 +20,16 @@ REPORTED: Final = frozenset({Cause.BOOT_FAILED, Cause.INIT_FAILED, Cause.EXITED}
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a process ended: the kernel's wait status, its peak memory in bytes, its CPU time in seconds."""
+    """How a process ended: the kernel's wait status, its peak memory in bytes, its CPU time in seconds.
+
+    `limits` are those on its memory (names as of setrlimit(2), and bytes), if it had any.
+    """
 
     pid: int
     status: int
     peak_memory: int | None
     cpu_time: float | None
+    limits: tuple[tuple[str, int], ...] = ()
 
     @property
     def signal(self) -> int | None:
@@ -67,7 +72,7 @@ def certify(
     return DeathCertificate(
         cause=reason.cause.value,
         machine=machine_id,
-        detail=reason.detail,
+        detail="; ".join(filter(None, (reason.detail, _limited(ending, reason, last_lines)))),
         exit_status=ending.exit_status,
         signal=ending.signal,
         pid=ending.pid,
@@ -82,6 +87,23 @@ def certify(
 def _told_by(ending: Ending, *, is_serving: bool) -> Reason:
     detail = "" if is_serving else "it had not come up yet"
     return Reason(Cause.EXITED if ending.signal is None else Cause.SIGNAL, detail)
+
+
+#: What is said, by Python, C++ and the C library, when there is no memory to be had.
+_NO_MEMORY: Final = re.compile(r"MemoryError|bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory|ENOMEM")
+#: How a program ends that did not ask whether it got memory.
+_WITHOUT_MEMORY: Final = frozenset({6, 7, 11})  # SIGABRT, SIGBUS, SIGSEGV
+_ULIMIT: Final = {"RLIMIT_AS": "`ulimit -v`", "RLIMIT_DATA": "`ulimit -d`"}
+
+
+def _limited(ending: Ending, reason: Reason, last_lines: tuple[str, ...]) -> str:
+    """Name the limit on memory that the process had, if it may have died of it."""
+    is_told = any(map(_NO_MEMORY.search, (reason.detail, reason.text, *last_lines)))
+    if not ending.limits or not (is_told or ending.signal in _WITHOUT_MEMORY):
+        return ""
+    texts = [f"{name} was {limit / 2**20:.0f} MiB ({_ULIMIT[name]})" for name, limit in ending.limits]
+    sure = "it had reached the limit on its memory" if is_told else "its memory was limited, and that may be why"
+    return f"{sure}: {', '.join(texts)}; raise it, or let the machine keep less"
 
 
 __all__ = ["REPORTED", "Ending", "Reason", "certify", "peak_memory"]

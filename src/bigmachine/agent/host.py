@@ -15,6 +15,7 @@ from bigmachine.agent import pyspy
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.hosted import Hosted
 from bigmachine.agent.lease import Leases
+from bigmachine.agent.oom import OomWatch
 from bigmachine.agent.processes import memory_in_use
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineStopped, ProvisionError
 from bigmachine.trust import Peer, Role
@@ -58,6 +59,7 @@ class Host:
         self._nursery = nursery
         self._reaper = reaper
         self._groups = groups
+        self._oom = OomWatch(now=loop.time())
         self._machines: dict[str, Hosted] = {}
         self._condemned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +106,7 @@ class Host:
             feed=self.feed,
             hang=self._clocks.hang,
             groups=self._groups,
+            oom=self._oom,
         )
         self._machines[spec.machine_id] = machine
         try:
@@ -197,6 +200,7 @@ class Host:
     def _tick(self, now: float) -> None:
         if self.on_tick is not None:
             self.on_tick()
+        self._oom.glance(self.pids(), now)
         for machine_id in self.leases.expire(now):
             if (machine := self._machines.get(machine_id)) is not None:
                 machine.kill(Cause.LEASE_EXPIRED, "no keepalive came from the driver within the lease")

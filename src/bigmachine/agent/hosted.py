@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.events import StreamName
     from bigmachine.agent.feed import Feed
     from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.oom import OomWatch
     from bigmachine.agent.reaper import Reaper
 
 #: How long the agent waits, after a process died, for its pipes to come to their ends.
@@ -56,6 +58,7 @@ class Hosted:
         feed: Feed,
         hang: float,
         groups: ControlGroups | None = None,
+        oom: OomWatch | None = None,
     ) -> None:
         self.spec = spec
         self.started = time.time()
@@ -68,6 +71,7 @@ class Hosted:
         self._feed = feed
         self._hang = hang
         self._groups = groups
+        self._oom = oom
         self._child: Child | None = None
         self._channel: LoopChannel | None = None
         self._pipes: list[PipeReader] = []
@@ -117,6 +121,8 @@ class Hosted:
 
     def _adopt(self, child: Child) -> None:
         self._child = child
+        if self._oom is not None:
+            self._oom.glance([child.pid], self._loop.time())
         self.is_serving = False
         self._vitals = Vitals(self._hang, self._loop.time())
         self._probes = self._answers = 0
@@ -301,16 +307,25 @@ class Hosted:
         if self._groups is not None and not self._groups.end(self.id):
             self._groups.kill(self.id)  # its process was moved into it after its death; the undertaker removes it
 
+    def _judged(self, ending: Ending) -> Reason | None:
+        """Find the reason for an end by SIGKILL that nobody here ordered."""
+        if ending.signal != signal.SIGKILL or self._oom is None:
+            return None
+        verdict = self._oom.judge(ending.pid)
+        return Reason(Cause.OOM if verdict.is_oom else Cause.SIGNAL, verdict.detail)
+
     def _conclude(self, ending: Ending) -> None:
         self.certificate = certify(
             self.id,
             ending,
-            reason=self._reason,
+            reason=self._reason or self._judged(ending),
             is_serving=self.is_serving,
             started=self.started,
             stopped=time.time(),
             last_lines=self._lines.lines(),
         )
+        if self._oom is not None:
+            self._oom.forget(ending.pid)
         self.is_serving = False
         self._child = None
         reason = self._reason

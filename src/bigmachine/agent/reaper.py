@@ -9,6 +9,7 @@ waited for.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from contextlib import contextmanager
@@ -67,13 +68,16 @@ class Reaper:
             if pid in self._awaited:
                 # While it has not been waited for, its number, and so its group's, cannot be given to another.
                 kill_group(pid)
+                limits = memory_limits(pid)
+            else:
+                limits = ()
             try:
                 pid, status, usage = os.wait4(pid, os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
                 return
-            self._report(Ending(pid, status, peak_memory(usage.ru_maxrss), usage.ru_utime + usage.ru_stime))
+            self._report(Ending(pid, status, peak_memory(usage.ru_maxrss), usage.ru_utime + usage.ru_stime, limits))
 
     def _report(self, ending: Ending) -> None:
         future = self._awaited.pop(ending.pid, None)
@@ -82,6 +86,21 @@ class Reaper:
                 self._early[ending.pid] = ending
         elif not future.done():
             future.set_result(ending)
+
+
+def memory_limits(pid: int) -> tuple[tuple[str, int], ...]:
+    """Give the limits on memory that a child, which may be dead, has or had: names as of setrlimit(2), and bytes."""
+    if not hasattr(resource, "prlimit"):
+        return ()
+    found = []
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        try:
+            limit = resource.prlimit(pid, getattr(resource, name))[0]
+        except OSError:
+            continue
+        if limit != resource.RLIM_INFINITY:
+            found.append((name, limit))
+    return tuple(found)
 
 
 def _dead_child() -> int | None:
@@ -95,4 +114,4 @@ def _dead_child() -> int | None:
     return None if found is None else found.si_pid
 
 
-__all__ = ["Reaper"]
+__all__ = ["Reaper", "memory_limits"]
