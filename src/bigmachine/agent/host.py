@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent import pyspy
@@ -35,6 +36,8 @@ _log = logging.getLogger("bigmachine.agent")
 _OPEN_TO_ALL: Final = frozenset({"ping", "survives", "info", "mem_info", "disk_info", "load_info", "getpid"})
 #: How long `end` waits for the driver to acknowledge the last events.
 _FAREWELL: Final = 2.0
+#: Seconds by which two clocks differ that are not read at the same instant.
+_NAP: Final = 0.5
 
 
 class Host:
@@ -60,6 +63,7 @@ class Host:
         self._reaper = reaper
         self._groups = groups
         self._oom = OomWatch(now=loop.time())
+        self._asleep = asleep()
         self._machines: dict[str, Hosted] = {}
         self._condemned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,6 +204,10 @@ class Host:
     def _tick(self, now: float) -> None:
         if self.on_tick is not None:
             self.on_tick()
+        so_far = asleep()
+        slept, self._asleep = so_far - self._asleep, so_far
+        if slept > _NAP:
+            self.leases.awake(now, slept)
         self._oom.glance(self.pids(), now)
         for machine_id in self.leases.expire(now):
             if (machine := self._machines.get(machine_id)) is not None:
@@ -207,15 +215,29 @@ class Host:
         for machine in list(self._machines.values()):
             if machine.id not in self._condemned and machine.examine(now):
                 self._condemned.add(machine.id)
-                self._keep(self._end_hung(machine, machine.pid, machine.silence(now)), f"hung {machine.id}")
+                self._keep(self._end_hung(machine, machine.pid), f"hung {machine.id}")
         if self.leases.is_abandoned(now, is_listening=self.feed.is_listening, is_empty=not self._machines):
             _log.info("nobody needs this agent any more: it ends")
             self.over.set()
 
-    async def _end_hung(self, machine: Hosted, pid: int, silence: float) -> None:
+    async def _end_hung(self, machine: Hosted, pid: int) -> None:
         """Kill a machine that is hung, but keep what it was doing."""
+        if machine.may_be_excused(self._loop.time()) and await pyspy.holds_interpreter(self._reaper, pid):
+            machine.excuse(self._loop.time())
+            self._condemned.discard(machine.id)
+            return
         stacks = await pyspy.dump_hung(self._reaper, pid)
-        machine.kill(Cause.HUNG, f"no sign of life for {silence:.1f} s, and it used no CPU", stacks)
+        if machine.examine(self._loop.time()):
+            machine.kill(Cause.HUNG, machine.stillness(self._loop.time()), stacks)
+        else:  # it has come back to life meanwhile
+            self._condemned.discard(machine.id)
 
 
-__all__ = ["Host"]
+def asleep() -> float:
+    """Give the seconds that this computer has been suspended since it was started; 0 where it does not count them."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+__all__ = ["Host", "asleep"]

@@ -43,6 +43,12 @@ LAST_WORDS: Final = 0.5
 _ROUNDS: Final = 20
 #: Connections that a program has not fetched yet; more are refused, for it is not listening.
 _BACKLOG: Final = 128
+#: What a process's state, as in proc(5), means for one that is hung.
+_STILL: Final = {
+    "T": "it was stopped (SIGSTOP, SIGTSTP)",
+    "D": "it waits in the kernel, as for a disk or a network's file system",
+    "S": "its I/O thread waits for something that does not come, such as a lock, and it used no CPU",
+}
 
 
 class Hosted:
@@ -266,9 +272,19 @@ class Hosted:
             self._channel.send({"k": "probe", "n": self._probes})
         return False
 
-    def silence(self, now: float) -> float:
-        """Seconds since its last sign of life."""
-        return self._vitals.silence(now)
+    def may_be_excused(self, now: float) -> bool:
+        """Tell whether one that looks hung may only be waiting, in code in C."""
+        return self._vitals.may_be_excused(now)
+
+    def excuse(self, now: float) -> None:
+        """Give it more time: it is waiting in code in C."""
+        self._vitals.excuse(now)
+
+    def stillness(self, now: float) -> str:
+        """Say how it is hung."""
+        seen = sample(self._child.pid) if self._child is not None else None
+        how = _STILL.get(seen.state if seen is not None else "", "it used no CPU")
+        return f"no sign of life for {self._vitals.silence(now):.1f} s: {how}"
 
     # its end
 

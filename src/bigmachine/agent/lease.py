@@ -4,6 +4,9 @@ Time comes in as an argument, in seconds of any clock that only grows. The rules
 
 - A machine lives for `lease` seconds after it was opened or last renewed. An expired lease is reported once.
 - An agent that nobody ever called ends `first_contact` seconds after its start.
+- While a computer is suspended, no clock here goes on. When it wakes up, the driver, if it was on another one, may have
+  given its machines up long ago. So a lease that would have run out meanwhile is shortened to `WAKING` seconds: a
+  driver that is still there renews it at once.
 - An agent without machines ends when the driver has not been heard for a lease. While the driver keeps its stream of
   events open that is no sign of death (it may just have nothing to do), unless a lease has run out meanwhile: then it
   is known to be stopped or cut off, and the agent stays only `LINGER` seconds (or a lease, if that is shorter), so
@@ -16,6 +19,8 @@ from typing import Final
 
 #: Seconds that an agent stays after the last lease ran out.
 LINGER: Final = 5.0
+#: Seconds that a lease which ran out while the computer was suspended still holds.
+WAKING: Final = 10.0
 
 
 class Leases:
@@ -45,6 +50,12 @@ class Leases:
         self._ends[machine_id] = now + granted
         self.contact(now)
         return granted
+
+    def awake(self, now: float, slept: float) -> None:
+        """Note that the computer was suspended for `slept` seconds, which `now` does not count."""
+        for machine_id, end in self._ends.items():
+            if now + slept >= end:
+                self._ends[machine_id] = min(end, now + WAKING)
 
     def close(self, machine_id: str) -> None:
         """Forget a machine; harmless for one that is not there."""
@@ -78,4 +89,4 @@ class Leases:
         return not is_listening and now >= self._contact + self._lease
 
 
-__all__ = ["LINGER", "Leases"]
+__all__ = ["LINGER", "WAKING", "Leases"]

@@ -7,6 +7,7 @@ stopped, and costs the process nothing of its own time to load. It runs under th
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -55,6 +56,15 @@ async def dump_hung(reaper: Reaper, pid: int) -> str:
         return (await _run(reaper, ["dump", "--nonblocking", "--pid", str(pid)], _HASTE, output=None)).decode()
     except (BigmachineError, OSError):
         return ""
+
+
+async def holds_interpreter(reaper: Reaper, pid: int) -> bool:
+    """Tell whether a thread of a process that stands still holds the GIL; False if that cannot be found out."""
+    try:
+        threads = json.loads(await _run(reaper, ["dump", "--nonblocking", "--json", "--pid", str(pid)], _HASTE, None))
+        return any(thread["owns_gil"] for thread in threads)
+    except (BigmachineError, OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str | None) -> bytes:
@@ -106,4 +116,4 @@ def _program() -> str:
     return found
 
 
-__all__ = ["dump", "dump_hung", "record"]
+__all__ = ["dump", "dump_hung", "holds_interpreter", "record"]

@@ -6,6 +6,11 @@ long: it used no CPU time and was not even waiting for a CPU. That covers a stop
 the kernel (D) and an I/O thread that waits for a lock nobody will open; it spares a process that is being traced
 (state t), because a person with a debugger or a profiler is holding it.
 
+One more is spared for a while: a process that sleeps in code in C, as on a socket or a file, and holds the GIL all the
+time. From outside that looks like an I/O thread that waits for a lock, and the library that does it is at fault; but it
+is at work, and not stuck. So when a process that is neither stopped nor in the kernel's hands has been silent, the GIL
+is looked at (`pyspy`), and while somebody holds it, the machine has `BLOCKED` times the patience (`excuse`).
+
 While the program is still coming up, nothing answers probes and waiting is normal (an import from a slow disk); then
 only a process that stands stopped counts.
 """
@@ -13,6 +18,10 @@ only a process that stands stopped counts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+#: What a process in C that holds the GIL and uses no CPU has, in patiences: two minutes by default.
+BLOCKED: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class Vitals:
         self._patience = patience
         self._alive = now
         self._cpu = -1
+        self._excused = now
+        self._state = ""
         self._serves = False
 
     def serves(self, now: float) -> None:
@@ -47,7 +58,16 @@ class Vitals:
             self._alive = now
         if sample is not None:
             self._cpu = sample.cpu
-        return now - self._alive >= self._patience
+            self._state = sample.state
+        return now - max(self._alive, self._excused) >= self._patience
+
+    def may_be_excused(self, now: float) -> bool:
+        """Tell whether it is worth a look who holds the GIL: it sleeps, and has not done so for too long."""
+        return self._serves and self._state not in "TD" and self.silence(now) < BLOCKED * self._patience
+
+    def excuse(self, now: float) -> None:
+        """Note that somebody holds the GIL: it has one more patience."""
+        self._excused = now
 
     def silence(self, now: float) -> float:
         """Seconds since the last sign of life."""
@@ -59,4 +79,4 @@ class Vitals:
         return not self._serves or sample.state in "Rt" or sample.cpu != self._cpu
 
 
-__all__ = ["Sample", "Vitals"]
+__all__ = ["BLOCKED", "Sample", "Vitals"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigmachine.agent.lease import LINGER, Leases
+from bigmachine.agent.lease import LINGER, WAKING, Leases
 
 
 def leases() -> Leases:
@@ -99,3 +99,26 @@ def test_a_driver_that_wakes_up_in_time_keeps_the_agent() -> None:
     table.expire(10)
     table.contact(12)
     assert not table.is_abandoned(1000, is_listening=True, is_empty=True)
+
+
+def test_a_lease_that_ran_out_while_the_computer_slept_has_a_moment_to_be_renewed() -> None:
+    table = leases()
+    table.open("m1", 0)
+    table.open("m2", 0)
+    table.renew("m2", 1, 3600)
+    table.awake(1, 300)
+    assert table.expire(1) == []
+    table.renew("m1", 2, 20)  # the driver slept on the same computer, and is back
+    table.awake(2, 300)
+    assert table.expire(2 + WAKING - 0.1) == []
+    assert table.expire(2 + WAKING) == ["m1"]
+    assert table.expire(3600) == []
+
+
+def test_a_short_sleep_does_not_shorten_a_lease() -> None:
+    table = leases()
+    table.open("m1", 0)
+    table.renew("m1", 0, 60)
+    table.awake(1, 50)
+    assert table.expire(59.9) == []
+    assert table.expire(60) == ["m1"]

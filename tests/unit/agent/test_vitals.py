@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bigmachine.agent.vitals import Sample, Vitals
+from bigmachine.agent.vitals import BLOCKED, Sample, Vitals
 
 
 def serving(patience: float = 10) -> Vitals:
@@ -65,3 +65,24 @@ def test_a_stopped_process_that_goes_on_is_forgiven() -> None:
 
 def test_where_the_host_tells_nothing_nobody_is_hung() -> None:
     assert not any(verdicts(serving(), [None] * 1000))
+
+
+def test_one_that_holds_the_interpreter_asleep_has_more_patience_but_not_for_ever() -> None:
+    vitals = serving()
+    now, looks = 0, 0
+    while now < 1000:
+        now += 1
+        if vitals.is_hung(now, Sample("S", 5)):
+            if not vitals.may_be_excused(now):
+                break
+            looks += 1
+            vitals.excuse(now)
+    assert now - 10 <= BLOCKED * 10 <= now
+    assert looks == BLOCKED - 1  # a look costs something: one in each patience
+
+
+@pytest.mark.parametrize("state", ["T", "D"])
+def test_one_that_is_stopped_or_in_the_kernel_is_not_excused(state: str) -> None:
+    vitals = serving()
+    verdicts(vitals, [Sample(state, 5)] * 12)
+    assert not vitals.may_be_excused(12)
