@@ -15,10 +15,12 @@ its factory as they stand in the file, and it is the factory that checks them.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bigmachine.errors import BigmachineError
 
@@ -37,6 +39,7 @@ class Kind(enum.Enum):
     SWITCH = "true or false"
     LIST = "a list of strings"
     NUMBER = "an integer above 0"
+    OUTPUT = "stream, off or files:FOLDER, each perhaps with ,drop behind it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,16 @@ OPTIONS: tuple[Option, ...] = (
     SYSTEM,
     Option("limit", "", "limit", Kind.NUMBER, "the most bytes of one call's arguments or result", 16 * 2**30),
     Option("threads", "", "threads", Kind.NUMBER, "the most threads for plain methods on a machine", 256),
+    Option("output", "", "output", Kind.OUTPUT, "what machines print: stream, off or files:FOLDER", "stream"),
+    Option("events", "", "events", Kind.PATH, "a file to which what happens to machines is appended, as JSON lines"),
     Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance", "m3.medium"),
     Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
     Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
     Option("ssh-config", "ssh", "config", Kind.PATH, "ssh: the client's configuration file"),
 )
 
+#: Those that hold for any system.
+_GENERAL = tuple(option for option in OPTIONS if not option.system and option is not SYSTEM)
 _CATALOGUED = frozenset(option.system for option in OPTIONS)
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -120,7 +127,8 @@ class Source:
 class Settings:
     """What all the places together say: the system, the options for its factory, and who chose the system.
 
-    `limit` (bytes of one call's arguments or result) and `threads` (for plain methods, a machine) hold for any system.
+    `limit` (bytes of one call's arguments or result), `threads` (for plain methods, a machine), `output` (see
+    `output_choice`) and `events` (a file, if any) hold for any system.
     """
 
     system: str
@@ -128,6 +136,23 @@ class Settings:
     chosen_by: str = "the default"
     limit: int = 16 * 2**30
     threads: int = 256
+    output: str = "stream"
+    events: str = ""
+
+
+def output_choice(text: str) -> tuple[str, str, bool]:
+    """Read where machines' output goes: "stream", "off" or "files", the folder of files, and whether to drop lines.
+
+    Raises:
+        ValueError: the text says nothing of these.
+    """
+    where, found, _ = text.rpartition(",drop")
+    if not found or not text.endswith(",drop"):
+        where = text
+    kind, _, folder = where.partition(":")
+    if (where in ("stream", "off")) or (kind == "files" and folder):
+        return kind, folder, where != text
+    raise ValueError(f"{text!r} is not allowed: it must be {Kind.OUTPUT.value}")
 
 
 def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
@@ -160,7 +185,7 @@ def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
         if name == system:
             options = dict(table)
     set_options = {name: value for name, value in options.items() if value is not None}
-    general = {key: number for key in ("limit", "threads") if isinstance(number := said.get(key), int)}
+    general: dict[str, Any] = {option.name: said[option.key] for option in _GENERAL if option.key in said}
     return Settings(system, set_options, places.get(SYSTEM.key, "the default"), **general)
 
 
@@ -173,6 +198,11 @@ def _check(source: Source, option: Option, value: object) -> object:
     elif option.kind is Kind.NUMBER and type(value) is int:
         if value > 0:
             return value
+    elif option.kind is Kind.OUTPUT and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            kind, folder, is_dropping = output_choice(value)
+            where = f"{kind}:{_located(source.folder, folder)}" if folder else kind
+            return f"{where},drop" if is_dropping else where
     elif option.kind in {Kind.TEXT, Kind.PATH} and isinstance(value, str) and value:
         return _located(source.folder, value) if option.kind is Kind.PATH else value
     raise ConfigError(f"{source.place}: {option.key} = {value!r} is not allowed: it must be {option.kind.value}")

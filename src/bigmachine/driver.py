@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import argparse
 
     from bigmachine.session import Session
+    from bigmachine.session.events import EventTarget
+    from bigmachine.session.output import OutputTarget
     from bigmachine.system import System
 
 _STEM = "--bigm."
@@ -54,11 +56,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
+def start(
+    args: argparse.Namespace | None = None,
+    *,
+    name: str = "",
+    output: OutputTarget | None = None,
+    events: EventTarget | None = None,
+) -> Session:
     """Start a session on the system that the flags, the environment and the configuration file choose.
 
     `args` is what a parser with `add_flags` returned; None reads the flags from `sys.argv`. In a machine's process
-    this call serves and never returns.
+    this call serves and never returns. `output` and `events` are those of `bigmachine.start`, and go before the flags.
 
     Raises:
         ConfigError: a setting is wrong, or a file with settings is.
@@ -80,7 +88,7 @@ def start(args: argparse.Namespace | None = None, *, name: str = "") -> Session:
     from bigmachine.session import open_session
 
     settings = config.load(flags=flags)
-    return open_session(_system(settings), name, settings)
+    return open_session(_system(settings), name, settings, output, events)
 
 
 def _system(settings: config.Settings) -> System:

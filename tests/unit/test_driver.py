@@ -34,7 +34,9 @@ class Started:
         self.sessions.append((system, name))
         return f"session on {system}"
 
-    def open(self, system: object, name: str, settings: config.Settings) -> object:
+    def open(
+        self, system: object, name: str, settings: config.Settings, output: object = None, events: object = None
+    ) -> object:
         self.settings.append(settings)
         return self.start(system, name=name)
 
@@ -43,7 +45,7 @@ class Started:
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     """A place where nothing is configured and no session really starts."""
     fake = Started()
-    for variable in ("SYSTEM", "EC2TYPE", "EC2ONDEMAND", "HOSTS", "SSH_CONFIG", "MODE"):
+    for variable in ("SYSTEM", "OUTPUT", "EVENTS", "EC2TYPE", "EC2ONDEMAND", "HOSTS", "SSH_CONFIG", "MODE"):
         monkeypatch.delenv(f"BIGMACHINE_{variable}", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["prog.py"])

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from bigmachine.errors import DeathCertificate
 
-StreamName = Literal["stdout", "stderr"]
+#: "log" carries records of `logging`, see `records`.
+StreamName = Literal["stdout", "stderr", "log"]
 
 
 @dataclass(frozen=True, slots=True)

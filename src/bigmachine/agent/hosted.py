@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import signal
 import time
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.certificate import REPORTED, Reason, certify
 from bigmachine.agent.loop_channel import LoopChannel
-from bigmachine.agent.output import LastLines
+from bigmachine.agent.output import MAX_LINES, LastLines
 from bigmachine.agent.pipes import PipeReader
 from bigmachine.agent.processes import kill_all, kill_group, sample, strays_of
+from bigmachine.agent.records import RecordReader, as_text, decode
 from bigmachine.agent.vitals import Vitals
 from bigmachine.errors import Cause, DeathCertificate, MachineStopped
 
@@ -84,6 +86,7 @@ class Hosted:
         self._control_ended: asyncio.Future[None] = loop.create_future()
         self._early: list[int] = []
         self._lines = LastLines()
+        self._records = RecordReader()
         self._vitals = Vitals(hang, loop.time())
         self._probes = 0
         self._answers = 0
@@ -200,6 +203,9 @@ class Hosted:
             self._decide(reason)
 
     def _on_message(self, message: Message) -> None:
+        if message.kind == "records" and len(message.fds) == 1:
+            self._hear_records(message.fds[0])
+            return
         for fd in message.fds:
             os.close(fd)
         if message.kind == "alive":
@@ -215,6 +221,13 @@ class Hosted:
             self._feed.phase(self.id, "serving")
         elif message.kind == "failed":
             self._on_failed(message)
+
+    def _hear_records(self, fd: int) -> None:
+        """Read the pipe by which the program sends what it logs, as its output is read."""
+        os.set_blocking(fd, False)
+        self._pipes.append(PipeReader(self._loop, fd, self._on_records))
+        if self._feed.is_full:
+            self.pause()
 
     def _drain(self) -> None:
         """Take in what the program wrote before the message at hand: the driver shows output by phase."""
@@ -247,6 +260,12 @@ class Hosted:
         self.output_bytes += len(data)
         self._lines.feed(stream, data)
         self._feed.output(self.id, stream, data)
+
+    def _on_records(self, data: bytes) -> None:
+        self.output_bytes += len(data)
+        for record in self._records.feed(data)[-MAX_LINES:]:
+            self._lines.feed("log", f"{as_text(decode(record))}\n".encode())
+        self._feed.output(self.id, "log", data)
 
     def pause(self) -> None:
         """Stop reading what it writes; not once it is dead, for what is left is little and matters most."""
@@ -314,7 +333,10 @@ class Hosted:
                 break
             kill_all(strays)
             await asyncio.sleep(0.002)  # until their children have become ours
-        await asyncio.wait([self._control_ended, *(pipe.ended for pipe in self._pipes)], timeout=LAST_WORDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.wait([self._control_ended])  # it may bring one more pipe
+                await asyncio.wait([pipe.ended for pipe in self._pipes])
         for pipe in self._pipes:
             pipe.close()
         if self._channel is not None:

@@ -26,7 +26,7 @@ class LaunchSpec:
     `argv` and `sys_path` become `sys.argv` and `sys.path`; `environ` is the whole environment, not an addition.
     `interpreter` is the command to start Python with; empty: the one that the agent was given. `interactive`: the
     driver's `__main__` is a prompt or a notebook, whose classes travel by value. `limit`: bytes of one call's arguments
-    or result. `threads`: the most for plain methods.
+    or result. `threads`: the most for plain methods. `levels`: those of the driver's loggers, "" being the root.
     """
 
     machine_id: str
@@ -45,6 +45,7 @@ class LaunchSpec:
     interpreter: list[str] = field(default_factory=list)
     limit: int = 16 * 2**30
     threads: int = 256
+    levels: dict[str, int] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """Pickle it, as text for the control socket."""

@@ -24,6 +24,7 @@ from bigmachine.agent.prctl import die_with, name_process
 from bigmachine.errors import Cause
 from bigmachine.image import run as run_entry
 from bigmachine.program import boot, failure
+from bigmachine.program.records import send_records
 
 if TYPE_CHECKING:
     from bigmachine.program.boot import Boot
@@ -64,6 +65,7 @@ def _live(machine: Boot) -> int:
     name_process(f"bigm-{machine.spec.name}")
     try:
         boot.apply(machine.spec)
+        send_records(channel)
         channel.send({"k": "phase", "phase": "importing"})
         run_entry(entry)
         if not entry.calls_start:

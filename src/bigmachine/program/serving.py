@@ -21,6 +21,7 @@ from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
 from bigmachine.program.main import end_by, exit_status, finish
+from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
 from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket
 from bigmachine.trust import Peer, Role, server_context
@@ -55,6 +56,8 @@ def serve(make_session: SessionFactory) -> NoReturn:
     # The main began where and with what it began in the driver; now it is as far as the driver.
     os.chdir(machine.spec.cwd)
     sys.argv[1:] = machine.spec.argv[1:]
+    silence_copies()
+    take_levels(machine.spec.levels)
     if asyncio._get_running_loop() is not None:
         threading.Thread(target=_serve_here, args=(machine, make_session), name="bigmachine-main", daemon=True).start()
         _stand_still()

@@ -10,6 +10,8 @@ from bigmachine.errors import InvalidCall
 if TYPE_CHECKING:
     from bigmachine.config import Settings
     from bigmachine.rpc import Server
+    from bigmachine.session.events import EventTarget
+    from bigmachine.session.output import OutputTarget
     from bigmachine.session.session import Session
     from bigmachine.system import System
 
@@ -28,12 +30,22 @@ def init() -> None:
         program.serve(_machine_session)
 
 
-def start(system: System | str | None = None, *, name: str = "") -> Session:
+def start(
+    system: System | str | None = None,
+    *,
+    name: str = "",
+    output: OutputTarget | None = None,
+    events: EventTarget | None = None,
+) -> Session:
     """Start a session on a `System`, or on one named by a string; None means the configured default.
 
     In a machine's process this call serves and never returns.
 
-    Raises: ProvisionError if there is no such system, or it cannot work here.
+    `output` says where goes what machines print: "stream" (standard error), "off", the path of a folder for a file a
+    machine, or a function that takes an `OutputLine`; `events` where goes what happens to them: the path of a file for
+    lines of JSON, or a function that takes an `Event`. None means what is configured.
+
+    Raises: ProvisionError if there is no such system, or it cannot work here; InvalidCall if an argument is wrong.
     """
     init()
     from bigmachine import config
@@ -41,19 +53,32 @@ def start(system: System | str | None = None, *, name: str = "") -> Session:
 
     if system is None or isinstance(system, str):
         settings = config.load(system)
-        return open_session(create(settings.system, settings.options), name, settings)
+        return open_session(create(settings.system, settings.options), name, settings, output, events)
     if not isinstance(system, System):
         raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
-    return open_session(system, name, config.load())
+    return open_session(system, name, config.load(), output, events)
 
 
-def open_session(system: System, name: str, settings: Settings) -> Session:
-    """Begin a driver's session with what was configured."""
+def open_session(
+    system: System,
+    name: str,
+    settings: Settings,
+    output: OutputTarget | None = None,
+    events: EventTarget | None = None,
+) -> Session:
+    """Begin a driver's session with what was configured, and what the program says itself."""
     from bigmachine.session.descriptors import occupy_standard_descriptors
     from bigmachine.session.session import Session
 
     occupy_standard_descriptors()
-    return Session.open(system, name, limit=settings.limit, threads=settings.threads)
+    return Session.open(
+        system,
+        name,
+        limit=settings.limit,
+        threads=settings.threads,
+        output=settings.output if output is None else output,
+        events=(settings.events or None) if events is None else events,
+    )
 
 
 def _machine_session(machine: program.Boot, server: Server) -> Session:

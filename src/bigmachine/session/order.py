@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import sys
@@ -82,6 +83,7 @@ class Order:
             interpreter=list(self.interpreter),
             limit=self.limit,
             threads=self.threads,
+            levels=_levels(),
         )
 
 
@@ -124,3 +126,10 @@ def _working_directory() -> str:
         raise InvalidCall(
             "the working directory was removed, and machines are to stand in the same: change it with os.chdir()"
         ) from exc
+
+
+def _levels() -> dict[str, int]:
+    """Give the levels that the program has set for its loggers."""
+    loggers = [*logging.root.manager.loggerDict.values()]
+    levels = {logger.name: logger.level for logger in loggers if isinstance(logger, logging.Logger) and logger.level}
+    return {"": logging.root.level, **levels}

@@ -20,10 +20,10 @@ from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidC
 from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
-from bigmachine.session.console import Console
+from bigmachine.session.events import EventFunction, Events, EventTarget, events_to
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
-from bigmachine.session.screen import Screen
+from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
 
@@ -55,6 +55,8 @@ class Session:
         inside: MakeDialer | None = None,
         keepalive: Keepalive | None = None,
         threads: int = DEFAULT_THREADS,
+        display: Display | None = None,
+        take_event: EventFunction | None = None,
     ) -> None:
         self._id = session_id
         self._reactor = reactor
@@ -66,8 +68,10 @@ class Session:
         self._links = Links(reactor, identity, codec.limit, inside)
         self._keepalive = keepalive or Keepalive()
         self._threads = threads
-        self._screen = Screen()
-        self._console = Console(self._screen.write)
+        self._display = display or Display(Nowhere())
+        self._events: Events | None = None
+        if system is not None and take_event is not None:
+            self._events = Events(take_event, name or session_id, system.name, self._display.do)
         self._numbers = itertools.count(1)
         # No lock around these: a signal's handler may interrupt the main thread anywhere and shut the session down, and
         # so wait for the event loop, which would wait for that lock. Each is changed by single operations.
@@ -83,14 +87,24 @@ class Session:
 
     @classmethod
     def open(
-        cls, system: System, name: str = "", *, limit: int = DEFAULT_LIMIT, threads: int = DEFAULT_THREADS
+        cls,
+        system: System,
+        name: str = "",
+        *,
+        limit: int = DEFAULT_LIMIT,
+        threads: int = DEFAULT_THREADS,
+        output: OutputTarget = "stream",
+        events: EventTarget | None = None,
     ) -> Session:
         """Begin a driver's session on a system.
 
-        `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine.
+        `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine. `output`: where
+        goes what machines print ("stream", "off", a folder, a function). `events`: a file or a function for `Event`s.
 
-        Raises: ProvisionError if the system cannot work here.
+        Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
         """
+        display = display_for(output, name)
+        take_event = None if events is None else events_to(events)
         system.claim()
         session_id = secrets.token_hex(4)
         # The system may start processes now; making the authority, which imports `cryptography`, takes as long.
@@ -109,6 +123,8 @@ class Session:
                 system=system,
                 authority=authority,
                 entry=entry,
+                display=display,
+                take_event=take_event,
             )
         except BaseException:
             system.shutdown(_LEAST)
@@ -173,7 +189,7 @@ class Session:
         try:
             for place in places:
                 owners.append(self._place(system, authority, place, order))
-                self._reactor.post(self._console.begin, owners[-1].machine.name)
+                self._reactor.post(self._starts, owners[-1].machine)
             for owner in owners:
                 owner.begin()
             self._check_open()  # a shutdown in the meantime has seen the machines, or is seen here
@@ -267,32 +283,44 @@ class Session:
 
     def wrote(self, machine: Machine, stream: str, data: bytes) -> None:
         """A machine has written something."""
-        self._console.wrote(machine.name, stream, data)
+        self._display.wrote(machine.name, stream, data)
 
     def _is_crowded(self) -> bool:
-        return self._screen.is_crowded
+        return self._display.is_crowded
 
     def shown(self, timeout: float) -> None:
         """Wait until what machines have written is shown."""
-        self._screen.flush(min(timeout, _SHOWING))
+        self._display.wait(min(timeout, _SHOWING))
+
+    def _starts(self, machine: Machine) -> None:
+        self._display.begin(machine.name)
+        if self._events is not None:
+            self._events.start(machine)
+
+    def _runs(self, machine: Machine) -> None:
+        self._display.up(machine.name)
+        if self._events is not None:
+            self._events.alive(machine)
 
     def _follow(self, machine: Machine) -> None:
         if machine.state is State.RUNNING and machine.owned:
-            self._reactor.post(self._console.up, machine.name)
+            self._reactor.post(self._runs, machine)
         elif machine.state is State.STOPPED and self._dialled.get(machine.machine_id) is machine:
             self._dialled.pop(machine.machine_id, None)
 
     def phase(self, machine: Machine, phase: Phase) -> None:
         """A starting machine has got further."""
         if phase is Phase.INITIALISING:
-            self._console.show(machine.name)
+            self._display.show(machine.name)
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped, and its last output has come."""
         error = machine.error
         cause = error.certificate.cause if isinstance(error, MachineStopped) else ""
         is_wanted = cause in (Cause.SHUTDOWN, Cause.CANCELLED)
-        self._console.end(machine.name, has_failed=not is_wanted)
+        self._display.end(machine.name, has_failed=not is_wanted)
+        if self._events is not None:
+            self._events.stopped(machine, error)
         self._owned.pop(machine.machine_id, None)
         place = self._places.pop(machine, None)
         level = logging.DEBUG if is_wanted else logging.WARNING
@@ -357,7 +385,7 @@ class Session:
                 self._system.shutdown(max(_LEAST, end - time.monotonic()))
                 receive_with(self._id, None)
                 self._reactor.stop()
-                self._screen.close(max(0.0, min(_SHOWING, end - time.monotonic())))
+                self._display.close(_SHOWING, max(0.0, end - time.monotonic()))
 
     async def _end_machines(self, end: float) -> None:
         owned = list(self._owned.values())
