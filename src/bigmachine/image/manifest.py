@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 #: What a layer is. "patch" is what differs from what a distribution says of itself, or belongs to none;
 #: "foreign" is a distribution resolved for another platform.
@@ -25,9 +25,11 @@ Kind = Literal["dist", "foreign", "patch", "tree", "interpreter"]
 _VERSION: Final = b"bigmachine-layer-1\0"
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file of a layer. `sha256` is that of its content, in hex; of a symbolic link `link` is the target instead."""
+class File(NamedTuple):
+    """One file of a layer. `sha256` is that of its content, in hex; of a symbolic link `link` is the target instead.
+
+    A tuple, since an image has ten thousands of them and each start makes them all.
+    """
 
     path: str
     sha256: str
