@@ -22,6 +22,8 @@ _log = logging.getLogger("bigmachine")
 #: Acknowledge after so many bytes of events; and in any case when there is nothing more to read for a moment.
 _ACK_BYTES = 256 * 1024
 _ACK_PAUSE = 0.2
+#: While the output is held up, look so often whether it goes on: an agent keeps a few megabytes, some 50 ms of a burst.
+_CROWDED_PAUSE = 0.02
 _FIRST_PAUSE = 0.005
 _PAUSE = 0.5
 
@@ -113,7 +115,7 @@ class Host:
             self._acking = None
         self._unacknowledged = 0
         if self._is_crowded():  # not acknowledged, the agent keeps it, and reads no more of machines than it may keep
-            self._acking = self.link.reactor.loop.call_later(_ACK_PAUSE, self._acknowledge)
+            self._acking = self.link.reactor.loop.call_later(_CROWDED_PAUSE, self._acknowledge)
             return
         if self._cursor > self._acknowledged and not self._is_ending:
             self._acknowledged = self._cursor

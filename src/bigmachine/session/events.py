@@ -76,7 +76,6 @@ class Events:
 
     def start(self, machine: Subject) -> None:
         """A machine is being started."""
-        self._started[machine.address] = time.monotonic()
         self._tell(self._event("start", machine))
 
     def alive(self, machine: Subject) -> None:
@@ -108,7 +107,7 @@ class Events:
             self._system,
             machine.name,
             machine.address,
-            now - self._started.get(machine.address, now),
+            now - self._started.setdefault(machine.address, now),
             str(cause),
             message,
             certificate,

@@ -188,7 +188,8 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_a_path_and_its_word_are_the_same(tmp_path: Path) -> None:
-    for number, target in enumerate((tmp_path / "0", f"files:{tmp_path}/1", f"files:{tmp_path}/2,drop")):
+    targets: list[Path | str] = [tmp_path / "0", f"files:{tmp_path}/1", f"files:{tmp_path}/2,drop"]
+    for number, target in enumerate(targets):
         display = display_for(target, "big")
         display.wrote("m1", "stdout", b"one\n")
         display.close(10, 10)
