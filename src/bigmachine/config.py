@@ -79,6 +79,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("threads", "", "threads", Kind.NUMBER, "the most threads for plain methods on a machine", 256),
     Option("output", "", "output", Kind.OUTPUT, "what machines print: stream, off or files:FOLDER", "stream"),
     Option("events", "", "events", Kind.PATH, "a file to which what happens to machines is appended, as JSON lines"),
+    Option("dumps", "", "dumps", Kind.PATH, "a folder for what machines hold that run short of memory"),
     Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance", "m3.medium"),
     Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
     Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
@@ -128,7 +129,7 @@ class Settings:
     """What all the places together say: the system, the options for its factory, and who chose the system.
 
     `limit` (bytes of one call's arguments or result), `threads` (for plain methods, a machine), `output` (see
-    `output_choice`) and `events` (a file, if any) hold for any system.
+    `output_choice`), `events` (a file, if any) and `dumps` (a folder, if any) hold for any system.
     """
 
     system: str
@@ -138,6 +139,7 @@ class Settings:
     threads: int = 256
     output: str = "stream"
     events: str = ""
+    dumps: str = ""
 
 
 def output_choice(text: str) -> tuple[str, str, bool]:

@@ -5,11 +5,11 @@ machine a process, connections, a lease and, at the end, a certificate; it passe
 driver is gone it kills all of them. From the bottom up:
 
 - pure: `hello` (whom a ClientHello wants), `lease`, `vitals` (hung or busy), `output` (last lines), `events`,
-  `certificate`
+  `certificate`; and `memory` (what is short) and `oom` (who was killed for it), which read the host's files
 - processes: `control` and `loop_channel` (messages with open files), `prctl`, `processes`, `reaper`, `pipes`,
-  `zygote`, `children`, `pyspy`
+  `zygote`, `children`, `pyspy`, `control_groups`, `undertaker` (ends what an agent cannot)
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
-  `tcp` (the front door), `tether`, `run`, `main`
+  `shortage` (what a machine held), `tcp` (the front door), `tether`, `run`, `main`
 
 Importing this package loads none of that: the agent's own start goes through here, and starts the zygote first.
 """
@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
-    from bigmachine.agent.events import Event, Output, PhaseChanged, Stopped
+    from bigmachine.agent.events import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
 
 _HOME = {
     "Bootstrap": "bootstrap",
     "Clocks": "bootstrap",
+    "Dumped": "events",
     "Event": "events",
     "KeepaliveReply": "supervisor",
     "LaunchSpec": "launch",
     "MachineInfo": "supervisor",
+    "MemoryShort": "events",
     "Output": "events",
     "PhaseChanged": "events",
     "Stopped": "events",
@@ -52,10 +54,12 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "Bootstrap",
     "Clocks",
+    "Dumped",
     "Event",
     "KeepaliveReply",
     "LaunchSpec",
     "MachineInfo",
+    "MemoryShort",
     "Output",
     "PhaseChanged",
     "Stopped",

@@ -57,7 +57,35 @@ class Stopped:
     text: str
 
 
-Event = Output | PhaseChanged | Stopped
+@dataclass(frozen=True, slots=True)
+class MemoryShort:
+    """Memory that a machine takes the most of is nearly used up.
+
+    `pool` names it; `used` and `limit` are its bytes, `resident` those of the machine. `pressure`: the percentage of
+    the last ten seconds in which everything waited for memory, if the kernel tells.
+    """
+
+    seq: int
+    machine_id: str
+    at: float
+    pool: str
+    used: int
+    limit: int
+    resident: int
+    pressure: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """What a machine that is short of memory holds, as files to be kept: pairs of a name and what is in it."""
+
+    seq: int
+    machine_id: str
+    at: float
+    files: tuple[tuple[str, bytes], ...]
+
+
+Event = Output | PhaseChanged | Stopped | MemoryShort | Dumped
 
 #: What an event costs beside its data, roughly: it keeps a flood of tiny writes within the bound too.
 _OVERHEAD: Final = 256
@@ -99,6 +127,16 @@ class EventLog:
         """Note a machine's end."""
         self._append(Stopped(self._next(), certificate.machine, at, certificate, exception, text))
 
+    def memory_short(
+        self, machine_id: str, at: float, pool: str, used: int, limit: int, resident: int, pressure: float | None
+    ) -> None:
+        """Note that memory is nearly used up."""
+        self._append(MemoryShort(self._next(), machine_id, at, pool, used, limit, resident, pressure))
+
+    def dumped(self, machine_id: str, at: float, files: tuple[tuple[str, bytes], ...]) -> None:
+        """Note what a machine holds."""
+        self._append(Dumped(self._next(), machine_id, at, files))
+
     def after(self, cursor: int, most: int = 64) -> list[Event]:
         """Give up to `most` events after `cursor`, or the oldest there are if some of these are acknowledged."""
         first = self._last - len(self._events) + 1
@@ -119,7 +157,9 @@ class EventLog:
 
 
 def _weight(event: Event) -> int:
+    if isinstance(event, Dumped):
+        return _OVERHEAD + sum(len(data) for _, data in event.files)
     return _OVERHEAD + (len(event.data) if isinstance(event, Output) else 0)
 
 
-__all__ = ["Event", "EventLog", "Output", "PhaseChanged", "Stopped", "StreamName"]
+__all__ = ["Dumped", "Event", "EventLog", "MemoryShort", "Output", "PhaseChanged", "Stopped", "StreamName"]

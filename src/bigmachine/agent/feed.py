@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from bigmachine.agent.events import Event, StreamName
+    from bigmachine.agent.memory import Shortage
     from bigmachine.errors import DeathCertificate
 
 
@@ -56,6 +57,19 @@ class Feed:
     def stopped(self, certificate: DeathCertificate, exception: bytes | None, text: str) -> None:
         """Tell a machine's end."""
         self._log.stopped(certificate, time.time(), exception, text)
+        self._changed()
+
+    def memory_short(self, shortage: Shortage) -> None:
+        """Tell that memory is nearly used up."""
+        pool = shortage.pool
+        self._log.memory_short(
+            shortage.machine, time.time(), pool.name, pool.used, pool.limit, shortage.resident, pool.pressure
+        )
+        self._changed()
+
+    def dumped(self, machine_id: str, files: tuple[tuple[str, bytes], ...]) -> None:
+        """Tell what a machine holds."""
+        self._log.dumped(machine_id, time.time(), files)
         self._changed()
 
     def acknowledge(self, cursor: int) -> None:

@@ -16,8 +16,10 @@ from bigmachine.agent import pyspy
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.hosted import Hosted
 from bigmachine.agent.lease import Leases
+from bigmachine.agent.memory import Alarms, Looker, period
 from bigmachine.agent.oom import OomWatch
 from bigmachine.agent.processes import memory_in_use
+from bigmachine.agent.shortage import dump
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineStopped, ProvisionError
 from bigmachine.trust import Peer, Role
 
@@ -219,6 +221,18 @@ class Host:
         if self.leases.is_abandoned(now, is_listening=self.feed.is_listening, is_empty=not self._machines):
             _log.info("nobody needs this agent any more: it ends")
             self.over.set()
+
+    async def watch_memory(self) -> None:
+        """Tell the driver when memory is nearly used up, with what the machine that uses the most of it holds."""
+        looker = Looker(self._groups.directory if self._groups is not None else "")
+        alarms = Alarms()
+        while not self.over.is_set():
+            uses = looker.look({each.id: each.pid for each in self._machines.values() if each.is_serving})
+            for shortage in alarms.judge(uses):
+                machine = self._machines[shortage.machine]
+                self.feed.memory_short(shortage)
+                self._keep(dump(machine, shortage, self._reaper, self.feed), f"dump {machine.id}")
+            await asyncio.sleep(period(uses))
 
     async def _end_hung(self, machine: Hosted, pid: int) -> None:
         """Kill a machine that is hung, but keep what it was doing."""

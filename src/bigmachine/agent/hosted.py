@@ -88,16 +88,23 @@ class Hosted:
         self._lines = LastLines()
         self._records = RecordReader()
         self._vitals = Vitals(hang, loop.time())
+        self._dump: asyncio.Future[Message] | None = None
         self._probes = 0
         self._answers = 0
         self._reason: Reason | None = None
         self._next: LaunchSpec | None = None
+        self._is_between = False
         self._stopped: asyncio.Future[DeathCertificate] = loop.create_future()
 
     @property
     def id(self) -> str:
         """The machine's id."""
         return self.spec.machine_id
+
+    @property
+    def is_between(self) -> bool:
+        """Whether its process is being replaced by another one, by `restart`: the machine lives on."""
+        return self._is_between and self._reason is None
 
     @property
     def pid(self) -> int:
@@ -148,8 +155,9 @@ class Hosted:
             self._groups.begin(self.id, child.pid, lambda move: self._loop.run_in_executor(None, move))
         self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
         self._let_in()
-        if self._reason is not None:
-            kill_group(child.pid)  # it was to end while it was being born
+        self._is_between = self._next is not None
+        if self._reason is not None or self._next is not None:
+            kill_group(child.pid)  # it was to end, or to be replaced again, while it was being born
 
     def _let_in(self) -> None:
         while self._early:
@@ -188,6 +196,7 @@ class Hosted:
     def restart(self, spec: LaunchSpec) -> None:
         """Replace the process by a new one made from `spec`, under the same identity (Go: `Supervisor.Exec`)."""
         self._next = spec
+        self._is_between = True
         if self._child is not None and not self._child.ending.done():
             kill_group(self._child.pid)
 
@@ -198,8 +207,8 @@ class Hosted:
             self._reason = reason
 
     def _intend(self, reason: Reason) -> None:
-        # A process that is dead already died of something else.
-        if self._child is None or not self._child.ending.done():
+        # A process that is dead already died of something else, unless another one is about to take its place.
+        if self._child is None or not self._child.ending.done() or self._is_between:
             self._decide(reason)
 
     def _on_message(self, message: Message) -> None:
@@ -219,6 +228,8 @@ class Hosted:
             self._vitals.serves(self._loop.time())
             self._drain()
             self._feed.phase(self.id, "serving")
+        elif message.kind == "dumped" and self._dump is not None and not self._dump.done():
+            self._dump.set_result(message)
         elif message.kind == "failed":
             self._on_failed(message)
 
@@ -290,6 +301,20 @@ class Hosted:
             self._probes += 1
             self._channel.send({"k": "probe", "n": self._probes})
         return False
+
+    async def dump(self, headroom: int, patience: float) -> Message | None:
+        """Ask the program what it holds; `headroom`: the bytes it may still take. None if it does not answer in time.
+
+        Only one at a time: the second gets the answer to the first.
+        """
+        if self._channel is None or not self.is_serving:
+            return None
+        if self._dump is None or self._dump.done():
+            self._dump = self._loop.create_future()
+            self._channel.send({"k": "dump", "headroom": headroom})
+        awaited: list[asyncio.Future[Message] | asyncio.Future[None]] = [self._dump, self._control_ended]
+        await asyncio.wait(awaited, timeout=patience)
+        return self._dump.result() if self._dump.done() else None
 
     def may_be_excused(self, now: float) -> bool:
         """Tell whether one that looks hung may only be waiting, in code in C."""

@@ -93,9 +93,13 @@ async def _serve(orders: Bootstrap, zygote: Zygote | None, undertaker: Undertake
     with contextlib.suppress(ImportError):
         # The first connection would import it (12 ms); its driver is still busy dialling.
         importlib.import_module("aiofastnet")
-    watch = loop.create_task(host.watch(), name="clocks")
+    watches = [
+        loop.create_task(host.watch(), name="clocks"),
+        loop.create_task(host.watch_memory(), name="memory"),
+    ]
     await host.over.wait()
-    watch.cancel()
+    for watch in watches:
+        watch.cancel()
     door.close()
     await server.close()
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from bigmachine.agent import Event, Output, PhaseChanged, Stopped
+from bigmachine.agent import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, MachineStopped, RemoteTraceback
 from bigmachine.machine.life import Phase
 from bigmachine.rpc import Link, PeerGone
@@ -34,6 +34,10 @@ class Tenant(Protocol):
     def wrote(self, stream: str, data: bytes) -> None: ...
 
     def reached(self, phase: Phase) -> None: ...
+
+    def short_of_memory(self, event: MemoryShort) -> None: ...
+
+    def dumped(self, event: Dumped) -> None: ...
 
     def died(self, error: MachineStopped) -> None: ...
 
@@ -132,6 +136,10 @@ class Host:
                 tenant.reached(Phase(event.phase))
             except ValueError:
                 _log.debug("agent %s reports the unknown phase %r", self.agent_id, event.phase)
+        elif isinstance(event, MemoryShort):
+            tenant.short_of_memory(event)
+        elif isinstance(event, Dumped):
+            tenant.dumped(event)
         else:
             tenant.died(stopped_by(event))
 

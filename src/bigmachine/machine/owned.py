@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from bigmachine.agent import KeepaliveReply, LaunchSpec
+from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MemoryShort
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -53,6 +53,10 @@ class Listener(Protocol):
     def wrote(self, machine: Machine, stream: str, data: bytes) -> None: ...
 
     def phase(self, machine: Machine, phase: Phase) -> None: ...
+
+    def short_of_memory(self, machine: Machine, event: MemoryShort) -> None: ...
+
+    def dumped(self, machine: Machine, event: Dumped) -> None: ...
 
     def stopped(self, machine: Machine) -> None: ...
 
@@ -221,6 +225,12 @@ class Owner:
     def reached(self, phase: Phase) -> None:
         self.machine.reach(phase)
         self._listener.phase(self.machine, phase)
+
+    def short_of_memory(self, event: MemoryShort) -> None:
+        self._listener.short_of_memory(self.machine, event)
+
+    def dumped(self, event: Dumped) -> None:
+        self._listener.dumped(self.machine, event)
 
     def died(self, error: MachineStopped) -> None:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)

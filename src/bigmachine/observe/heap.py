@@ -6,6 +6,9 @@ that several containers refer to would be counted several times, so each time it
 references is of all; large ones are remembered, and count once. So the figures are estimates, good to a few percent
 for what fills a memory, and nothing is allocated in proportion to the heap but the collector's own list.
 
+What was there when a machine was forked (the imported modules, see `gc.freeze`) is not counted: it is not the
+program's doing, and the same in all machines.
+
 It is made to be taken when memory is short, in a thread of a program that goes on: it looks at the clock, and a
 census that had no time for everything says so.
 """

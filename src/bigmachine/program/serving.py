@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
+from bigmachine.program.dump import plain, take_heap
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
@@ -98,17 +99,19 @@ class _Serving:
         self._loop = loop
         self._status: asyncio.Future[int] = loop.create_future()
         self._server: Server | None = None
+        self._supervisor: Supervisor | None = None
         self._context: ssl.SSLContext | None = None
         self._channel: LoopChannel | None = None
 
     async def run(self, make_session: SessionFactory) -> None:
         machine = self._machine
-        table = ServiceTable()
+        table = ServiceTable(is_open=False)
         spec = machine.spec
         codec = Codec(by_value=spec.interactive, machine=spec.name, limit=spec.limit)
         server = self._server = Server(table, authorize=authorize, codec=codec, threads=spec.threads)
         server.session = make_session(machine, server)
-        table.register("Supervisor", Supervisor(table, server.session, self.send, self.fail, server.statistics))
+        self._supervisor = Supervisor(table, server.session, self.send, self.fail, server.statistics)
+        table.register("Supervisor", self._supervisor)
         self._context = server_context(machine.identity)
         waiting = machine.channel.take_over()
         self._channel = LoopChannel(
@@ -140,8 +143,17 @@ class _Serving:
             self._connect(message.fds[0])
         elif message.kind == "probe":
             self.send({"k": "alive", "n": message.number("n")})
+        elif message.kind == "dump" and self._server is not None:
+            self._server.reactor.spawn(self._dump(message.number("headroom")), "dump")
         elif message.kind == "shutdown":
             self._end(0)
+
+    async def _dump(self, headroom: int) -> None:
+        """Tell the agent what is in this process's memory, which runs short."""
+        variables = plain(await self._supervisor.expvars()) if self._supervisor is not None else None
+        heap: asyncio.Future[str] = self._loop.create_future()
+        take_heap(headroom, lambda text: self._loop.call_soon_threadsafe(heap.set_result, text))
+        self.send({"k": "dumped", "heap": await heap, "vars": variables})
 
     def _on_end(self) -> None:
         os._exit(1)  # the agent is gone: nobody is left to tell, and nothing may stay

@@ -78,6 +78,7 @@ def open_session(
         threads=settings.threads,
         output=settings.output if output is None else output,
         events=(settings.events or None) if events is None else events,
+        dumps=settings.dumps,
     )
 
 

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
+from bigmachine.agent import Dumped, MemoryShort
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped, ProvisionError
 from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
+from bigmachine.session.dumps import Dumps, warn
 from bigmachine.session.events import EventFunction, Events, EventTarget, events_to
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
@@ -57,6 +59,7 @@ class Session:
         threads: int = DEFAULT_THREADS,
         display: Display | None = None,
         take_event: EventFunction | None = None,
+        dumps: str = "",
     ) -> None:
         self._id = session_id
         self._reactor = reactor
@@ -69,6 +72,7 @@ class Session:
         self._keepalive = keepalive or Keepalive()
         self._threads = threads
         self._display = display or Display(Nowhere())
+        self._dumps = Dumps(dumps, session_id)
         self._events: Events | None = None
         if system is not None and take_event is not None:
             self._events = Events(take_event, name or session_id, system.name, self._display.do)
@@ -95,11 +99,13 @@ class Session:
         threads: int = DEFAULT_THREADS,
         output: OutputTarget = "stream",
         events: EventTarget | None = None,
+        dumps: str = "",
     ) -> Session:
         """Begin a driver's session on a system.
 
         `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine. `output`: where
         goes what machines print ("stream", "off", a folder, a function). `events`: a file or a function for `Event`s.
+        `dumps`: the folder for what machines hold that run short of memory; "": one for temporary files.
 
         Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
         """
@@ -125,6 +131,7 @@ class Session:
                 entry=entry,
                 display=display,
                 take_event=take_event,
+                dumps=dumps,
             )
         except BaseException:
             system.shutdown(_LEAST)
@@ -312,6 +319,14 @@ class Session:
         """A starting machine has got further."""
         if phase is Phase.INITIALISING:
             self._display.show(machine.name)
+
+    def short_of_memory(self, machine: Machine, event: MemoryShort) -> None:
+        """The memory that a machine takes the most of is nearly used up."""
+        warn(machine.name, event)
+
+    def dumped(self, machine: Machine, event: Dumped) -> None:
+        """What a machine holds that is short of memory has come."""
+        self._display.do(lambda: self._dumps.save(machine.name, event))
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped, and its last output has come."""
