@@ -64,7 +64,7 @@ class Dropper:
         """Take data; give how many lines were dropped before what is left of it. No lines: nothing was."""
         if not has_room:
             self._dropped += data.count(b"\n")
-            self._is_within = True  # perhaps not, but then the line that begins the next data is counted for it
+            self._is_within = not data.endswith(b"\n")
             return 0, b""
         if self._is_within:
             _, found, data = data.partition(b"\n")

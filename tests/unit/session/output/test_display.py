@@ -130,8 +130,8 @@ def test_where_lines_are_dropped_it_is_told_how_many_and_machines_never_wait() -
     shown.display.end("m1", has_failed=False)
     lines = [text.split(" ", 2)[2] for text in shown.texts]
     (told,) = [line for line in lines if "dropped" in line]
-    assert told == f"... {400_001 - (len(lines) - 2)} lines of stdout dropped ..."
-    assert lines == [*(f"{number:07d}" for number in range(len(lines) - 2)), told, "last"]
+    assert told == f"... {400_000 - (len(lines) - 3)} lines of stdout dropped ..."
+    assert lines == [*(f"{number:07d}" for number in range(len(lines) - 3)), told, "tail", "last"]
     shown.display.close(10, 10)
 
 
