@@ -1,0 +1,165 @@
+"""What a scan gives: the manifest, where each file is on the driver, and where the driver's files are in the image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from bigmachine.errors import ImageError
+from bigmachine.image.bytecode import unchecked
+from bigmachine.image.loaded import loaded_files
+from bigmachine.image.manifest import File, Layer, Manifest
+from bigmachine.image.placed import Placed
+
+
+class FileState(NamedTuple):
+    """What a sender compares before and after it reads: size in bytes and modification time in ns."""
+
+    size: int
+    modified_ns: int
+
+
+class Sources:
+    """The driver's files of an image's layers."""
+
+    def __init__(self, placed: Sequence[Placed]) -> None:
+        self._placed = {each.layer.id: each for each in placed}
+        self._paths: dict[str, dict[str, str]] = {}
+
+    def path(self, layer_id: str, path: str) -> str:
+        """Return where a layer's file is on the driver (absolute).
+
+        Raises:
+            KeyError: There is no such layer or file.
+        """
+        known = self._paths.get(layer_id)
+        if known is None:
+            placed = self._placed[layer_id]
+            known = {file.path: source for file, source in zip(placed.layer.files, placed.sources, strict=True)}
+            self._paths[layer_id] = known
+        return known[path]
+
+    def state(self, layer_id: str, path: str) -> FileState:
+        """Return a file's size and modification time as they are now.
+
+        Raises:
+            OSError: It is not there any more.
+        """
+        found = os.stat(self.path(layer_id, path))
+        return FileState(found.st_size, found.st_mtime_ns)
+
+    def read(self, layer_id: str, file: File) -> bytes:
+        """Return a file's content, which is what the manifest says.
+
+        Raises:
+            ImageError: It was changed or removed since the scan, or cannot be read. Scanning again, with its path
+                among the `distrusted`, finds what it is now.
+        """
+        source = self.path(layer_id, file.path)
+        try:
+            with open(source, "rb") as opened:
+                content = opened.read()
+        except OSError as error:
+            raise ImageError(
+                f"send: {source} cannot be read any more ({error.strerror}): keep the program's files while it starts"
+            ) from error
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise ImageError(f"send: {source} was changed since the scan: start again")
+        return content
+
+
+class Scan:
+    """The running program as an image. Made by `bigmachine.image.scan.scan`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        placed: Sequence[Placed],
+        places: Mapping[str, str],
+        cache_dir: Path | None,
+        scripts: Mapping[str, str],
+    ) -> None:
+        self.manifest = manifest
+        self.sources = Sources(placed)
+        self._placed = tuple(placed)
+        self._places = dict(sorted(places.items(), key=lambda item: -len(item[0])))  # the innermost first
+        self._cache_dir = cache_dir
+        self._scripts = scripts
+
+    def relocate(self, path: str) -> str | None:
+        """Return where a file or folder of the driver (absolute) is in the image, relative to its root, or None."""
+        return self._relocated(os.path.normpath(path)) or self._relocated(os.path.realpath(path))
+
+    def _relocated(self, path: str) -> str | None:
+        return self._files.get(path) or self._folders.get(path) or self._scripts.get(path) or self._places.get(path)
+
+    @property
+    def site(self) -> str:
+        """Where the image's site-packages is, relative to its root."""
+        return f"lib/python{self.manifest.platform.minor}/site-packages"
+
+    def place_of(self, layer: Layer, file: File) -> str:
+        """Return where a layer's file is in the image, relative to its root."""
+        if layer.mount:
+            return f"{layer.mount}/{file.path}"
+        scheme, _, rest = file.path.partition("/")
+        return {"site": f"{self.site}/{rest}", "bin": f"bin/{rest}"}.get(scheme, rest)
+
+    def _rows(self) -> Iterator[tuple[Layer, File, str]]:
+        for placed in self._placed:
+            for file, source in zip(placed.layer.files, placed.sources, strict=True):
+                yield placed.layer, file, source
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for layer, file, source in self._rows():
+            found.setdefault(source, self.place_of(layer, file))
+        return found
+
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for source, place in self._files.items():
+            folder, inside = posixpath.dirname(source), posixpath.dirname(place)
+            # Up as far as both have the same names: above that it is another folder.
+            while inside and folder not in found and posixpath.basename(folder) == posixpath.basename(inside):
+                found[folder] = inside
+                folder, inside = posixpath.dirname(folder), posixpath.dirname(inside)
+        return found
+
+    @cached_property
+    def first(self) -> frozenset[tuple[str, str]]:
+        """What the driver's program has loaded so far, as (layer's id, file's path): to be sent first.
+
+        With it go all libraries beside those that are loaded (`*.libs`), for which the loader would not wait.
+        """
+        loaded = loaded_files()
+        found, libraries = set(), set()
+        for layer, file, source in self._rows():
+            if source in loaded:
+                found.add((layer.id, file.path))
+                libraries.add(layer.id)
+        for placed in self._placed:
+            if placed.layer.id in libraries:
+                found |= {(placed.layer.id, f.path) for f in placed.layer.files if ".libs/" in f.path}
+        return frozenset(found)
+
+    def bytecode(self, layer: Layer, file: File) -> bytes | None:
+        """Return the byte code of a module that the driver has loaded, for `__pycache__`; None for anything else.
+
+        It is of the kind that is not compared with its source (PEP 552, unchecked), since a file's time on a machine is
+        when it arrived there. Its name is `importlib.util.cache_from_source` of the same interpreter with the same
+        optimisation (`-O`). None for trees, which change: there the machine compiles.
+        """
+        if layer.kind == "tree" or not file.path.endswith(".py") or (layer.id, file.path) not in self.first:
+            return None
+        return unchecked(self.sources.path(layer.id, file.path), file.sha256, self._cache_dir)
+
+
+__all__ = ["FileState", "Scan", "Sources"]
