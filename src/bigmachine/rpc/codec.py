@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmachine.errors import InvalidCall, RemoteCause, RemoteError, RemoteTraceback
+from bigmachine.rpc.frames import Taken, build, take
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
     AS_BYTES,
@@ -39,6 +40,12 @@ _BY_REFERENCE = 64 * 1024
 
 #: Characters that are left of the message and the traceback of an exception above the limit.
 _MESSAGE_LEFT, _TRACEBACK_LEFT = 2048, 16384
+
+#: How far back what an exception followed is told, and how many members of a group.
+_DEEPEST, _MOST_MEMBERS = 8, 16
+
+#: The frames of an exception, those of its members, and what it followed: pickle, type, message, whether as its cause.
+_Story = tuple[list[Taken], list[Any], tuple[bytes | None, str, str, bool, Any] | None]
 
 #: An encoded frame: one `bytes` if it is small, otherwise its parts.
 Encoded = bytes | list[Buffer]
@@ -206,11 +213,12 @@ class Codec:
             message = f"(its __str__ raised {type(broken).__name__})"
         notes = getattr(exc, "__notes__", None)
         notes = [note for note in notes if type(note) is str] if type(notes) is list else None
-        payload = pickle.dumps((blob, name, message, text, why, notes), 5)
+        story = None if ours else self._story(exc)
+        payload = pickle.dumps((blob, name, message, text, why, notes, story), 5)
         if len(payload) > min(self.limit, MAX_PAYLOAD):
             why = f"it has {len(payload):,} bytes, above the limit of {self.limit:,}"
             message, text = self._cut(message, _MESSAGE_LEFT), self._cut(text, _TRACEBACK_LEFT)
-            payload = pickle.dumps((None, name, message, text, why, None), 5)
+            payload = pickle.dumps((None, name, message, text, why, None, None), 5)
         return head(kind, OURS if ours else 0, ident, payload, ())
 
     def _cut(self, text: str, left: int) -> str:
@@ -226,12 +234,38 @@ class Codec:
         except BaseException as failure:  # noqa: BLE001 (a user's __reduce__)
             return None, f"it cannot be pickled: {type(failure).__name__}: {failure}"
 
-    def load_error(self, payload: Buffer, flags: int) -> BaseException:
-        """Decode an exception; one of the method's own has the remote traceback as its cause."""
+    def _story(self, exc: BaseException, depth: int = _DEEPEST) -> _Story:
+        """Take down where an exception comes from: its frames, its members' if it is a group, and what it followed."""
+        before, is_cause = _before(exc)
+        earlier: tuple[bytes | None, str, str, bool, _Story] | None = None
+        if before is not None and depth:
+            blob, _ = self._exception(before)
+            earlier = (blob, type(before).__qualname__, _told(before), is_cause, self._story(before, depth - 1))
+        members = exc.exceptions[:_MOST_MEMBERS] if isinstance(exc, BaseExceptionGroup) and depth else ()
+        return take(_trim(exc)), [self._story(member, depth - 1) for member in members], earlier
+
+    def _retell(self, exc: BaseException, story: _Story) -> None:
+        """Give an exception the traceback that was taken down elsewhere, and what came before it."""
+        frames, members, earlier = story
+        exc.__traceback__ = build(frames, self.machine)
+        if isinstance(exc, BaseExceptionGroup):
+            for member, told in zip(exc.exceptions, members, strict=False):
+                self._retell(member, told)
+        if earlier is not None:
+            blob, name, message, is_cause, told = earlier
+            before = _loaded(blob) or RemoteError(name, message)
+            self._retell(before, told)
+            if is_cause:
+                exc.__cause__ = before
+            else:
+                exc.__context__ = before
+
+    def load_error(self, payload: Buffer, flags: int, call: str = "") -> BaseException:
+        """Decode an exception; one that `call` raised has real frames of the machine, and their text as its cause."""
         if flags & OVERSIZED:
             size = f"an error of {int(bytes(payload)):,} bytes, above the limit of {self.limit:,} here"
             return RemoteError("(unknown)", size, why="it was too large to be read")
-        blob, name, message, text, why, notes = pickle.loads(payload)
+        blob, name, message, text, why, notes, story = pickle.loads(payload)
         exc: BaseException | None = None
         if blob is not None:
             try:
@@ -243,10 +277,38 @@ class Codec:
         if notes and not hasattr(exc, "__notes__"):
             exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
         if not flags & OURS:
+            if story is not None:
+                self._retell(exc, story)
+                # What it followed there stays to be looked at; the text of the traceback tells of it, too.
+                exc.__context__ = exc.__cause__ or exc.__context__
             exc.__cause__ = RemoteTraceback(text, self.machine)
+            if call:
+                exc.add_note(f"(on machine {self.machine or '?'}, in the call {call})")
         elif text:
             exc.__cause__ = RemoteCause(text, self.machine)
         return exc
+
+
+def _before(exc: BaseException) -> tuple[BaseException | None, bool]:
+    """What an exception was raised from, or while handling; and which of the two."""
+    if exc.__cause__ is not None:
+        return (None, False) if isinstance(exc.__cause__, RemoteTraceback) else (exc.__cause__, True)
+    return (None, False) if exc.__suppress_context__ else (exc.__context__, False)
+
+
+def _told(exc: BaseException) -> str:
+    try:
+        return str(exc)[:_MESSAGE_LEFT]
+    except BaseException as broken:  # noqa: BLE001 (a user's __str__)
+        return f"(its __str__ raised {type(broken).__name__})"
+
+
+def _loaded(blob: bytes | None) -> BaseException | None:
+    try:
+        exc = None if blob is None else pickle.loads(blob)
+    except BaseException:  # noqa: BLE001 (a user's constructor, on the event loop)
+        return None
+    return exc if isinstance(exc, BaseException) else None
 
 
 def _of(kind: int, name: str) -> str:

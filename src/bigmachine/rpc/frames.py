@@ -1,0 +1,167 @@
+"""The frames of an exception that was raised elsewhere: taken down there, and built again here as real tracebacks.
+
+There, each frame is written down as values: file, function, the columns that were running, the source around them,
+and short descriptions of its variables. Here, a stub is compiled for each at those very positions and run once to get a
+frame object, so that printing, `traceback` and `pdb.pm()` work on it as on any other: carets stand where they belong,
+the source is shown although the file is not here, and a debugger prints what the variables were.
+
+Values are described, never sent: `reprlib` bounds what it knows, everything is cut at `_LONGEST` characters, and
+variables whose names speak of secrets are masked.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+import reprlib
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Final
+
+#: Of longer tracebacks, such as a recursion's, this many frames are kept at either end.
+_ENDS: Final = 25
+_AROUND: Final = 3
+_LONGEST: Final = 200
+_MOST_LOCALS: Final = 50
+#: Objects with more elements are not described by their own `__repr__`, which may take any time.
+_MANY: Final = 10_000
+_SECRET: Final = re.compile(r"passw|passphrase|secret|token|credential|cookie|(api|private|auth)_?key", re.IGNORECASE)
+#: So many remote files' lines are kept for showing; the oldest go first.
+_MOST_FILES: Final = 512
+
+_ELSEWHERE: Final = re.compile(r"<[^:<>]+:.*>", re.DOTALL)
+
+#: A frame taken down: file, function, qualified name, (line, end line, column, end column), first source line shown,
+#: source lines, variables.
+Taken = tuple[str, str, str, tuple[int, int, int, int], int, tuple[str, ...], dict[str, str]]
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _LONGEST
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 10
+
+    def repr_instance(self, x: object, level: int) -> str:
+        try:
+            many = len(x) > _MANY  # type: ignore[arg-type]  # most have no length
+        except Exception:  # noqa: BLE001 (a user's __len__)
+            many = False
+        return f"<{type(x).__name__}>" if many else super().repr_instance(x, level)
+
+
+_short: Final = _Short()
+
+
+def take(traceback: TracebackType | None, *, with_locals: bool = True) -> list[Taken]:
+    """Take down the frames of a traceback, the outermost first."""
+    entries: list[TracebackType] = []
+    while traceback is not None:
+        entries.append(traceback)
+        traceback = traceback.tb_next
+    if len(entries) > 2 * _ENDS:
+        entries = [*entries[:_ENDS], *entries[-_ENDS:]]
+    return [_taken(entry, with_locals) for entry in entries]
+
+
+def _taken(entry: TracebackType, with_locals: bool) -> Taken:
+    frame = entry.tb_frame
+    code = frame.f_code
+    where = _positions(code, entry.tb_lasti, entry.tb_lineno or 1)
+    first = max(1, where[0] - _AROUND)
+    lines = linecache.getlines(code.co_filename, frame.f_globals)[first - 1 : where[1] + _AROUND]
+    # A module's variables are its functions and imports, which say little and are many.
+    named = _described(frame) if with_locals and code.co_name != "<module>" else {}
+    return code.co_filename, code.co_name, code.co_qualname, where, first, tuple(lines), named
+
+
+def _positions(code: CodeType, at: int, line: int) -> tuple[int, int, int, int]:
+    positions = list(code.co_positions())
+    found = positions[at // 2] if 0 <= at // 2 < len(positions) else (line, None, None, None)
+    start, end, column, end_column = found
+    start = start or line
+    if column is None or end_column is None:
+        return start, start, 0, 0
+    return start, end or start, column, end_column
+
+
+def _described(frame: FrameType) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
+        if _SECRET.search(name):
+            told[name] = "<hidden: its name looks like a secret's>"
+            continue
+        try:
+            text = _short.repr(value)
+        except Exception as error:  # noqa: BLE001 (a user's __repr__)
+            text = f"<its __repr__ raised {type(error).__name__}>"
+        told[name] = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return told
+
+
+class _Described(str):
+    """What a variable was, described; a debugger shows the text as if it were the value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def build(taken: Iterable[Taken], machine: str) -> TracebackType | None:
+    """Build a traceback of frames that were taken down on `machine`."""
+    built: TracebackType | None = None
+    for file, name, qualified, where, first, lines, named in reversed(list(taken)):
+        # A frame that came from yet another machine says so already.
+        shown = file if _ELSEWHERE.fullmatch(file) else f"<{machine or 'machine'}:{file}>"
+        _remember(shown, first, lines)
+        frame, at = _frame(shown, name, qualified, where, named)
+        built = TracebackType(built, frame, at, where[0])
+    return built
+
+
+def _frame(
+    file: str, name: str, qualified: str, where: tuple[int, int, int, int], named: Mapping[str, str]
+) -> tuple[FrameType, int]:
+    line, end, column, end_column = where
+    place: dict[str, Any] = {
+        "lineno": line,
+        "end_lineno": end,
+        "col_offset": column,
+        "end_col_offset": end_column,
+    }
+    call = ast.Call(ast.Name("__here__", ast.Load(), **place), [], [], **place)
+    code = compile(ast.Module([ast.Expr(call, **place)], []), file, "exec", dont_inherit=True)
+    code = code.replace(co_name=name, co_qualname=qualified)
+    caught: list[tuple[FrameType, int]] = []
+
+    def here() -> None:
+        frame = sys._getframe(1)
+        caught.append((frame, frame.f_lasti))
+
+    exec(code, {"__here__": here, "__name__": file}, {key: _Described(text) for key, text in named.items()})  # noqa: S102 (our own stub)
+    frame, at = caught[0]
+    frame.f_globals.clear()  # the function above, which holds this frame
+    return frame, at
+
+
+_remembered: Final[deque[str]] = deque()
+
+
+def _remember(file: str, first: int, lines: tuple[str, ...]) -> None:
+    """Let `linecache` show lines of a file that is not here; an entry without a time is never looked for on disk."""
+    entry = linecache.cache.get(file)
+    known: list[str] = list(entry[2]) if entry is not None and len(entry) == 4 else []
+    known += ["\n"] * (first - 1 + len(lines) - len(known))
+    known[first - 1 : first - 1 + len(lines)] = lines
+    if entry is None:
+        _remembered.append(file)
+        while len(_remembered) > _MOST_FILES:
+            linecache.cache.pop(_remembered.popleft(), None)
+    linecache.cache[file] = (sum(map(len, known)), None, known, file)
+
+
+__all__ = ["Taken", "build", "take"]
