@@ -21,6 +21,7 @@ from bigmachine.rpc.frames import Taken, build, take
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
     AS_BYTES,
+    CALL,
     DEFAULT_LIMIT,
     ERROR,
     HEADER,
@@ -49,6 +50,10 @@ _Story = tuple[list[Taken], list[Any], tuple[bytes | None, str, str, bool, Any] 
 
 #: An encoded frame: one `bytes` if it is small, otherwise its parts.
 Encoded = bytes | list[Buffer]
+
+
+#: Nothing of these goes out of band, or is of a class of `__main__`.
+LEAVES = frozenset((int, float, bool, type(None), str))
 
 
 def _same(value: bytes | bytearray) -> bytes | bytearray:
@@ -149,6 +154,26 @@ class Codec:
 
     # calls
 
+    def small_call(
+        self,
+        ident: int,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout: float | None,
+        key: bytes | None,
+    ) -> bytes | None:
+        """Encode what most calls are: a few numbers and short texts. None if it is another one: see `call`."""
+        if kwargs:
+            return None
+        for value in args:
+            if type(value) not in LEAVES:
+                return None
+        payload = pickle.dumps((method, args, {}, timeout, key), 5)
+        if len(payload) >= BLOB:
+            return None
+        return HEADER.pack(len(payload), 0, CALL, 0, ident) + payload
+
     def call(
         self,
         kind: int,
@@ -185,6 +210,10 @@ class Codec:
 
         Raises: InvalidCall.
         """
+        if type(value) in LEAVES:
+            payload = pickle.dumps(value, 5)
+            if len(payload) < BLOB:
+                return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
         buffers: list[pickle.PickleBuffer] = []
         try:  # the common case inlined, as above
             payload = pickle.dumps(_blob(value), 5, buffer_callback=buffers.append)

@@ -155,6 +155,12 @@ class Connection(asyncio.BufferedProtocol):
         out.clear()
         self._write(data)
 
+    def hold(self) -> None:
+        """Have what is sent in this tick of the loop leave together, at its end."""
+        if not self._is_hot:
+            self._is_hot = True
+            self.reactor.loop.call_soon(self._cool)
+
     def _cool(self) -> None:
         self._is_hot = False
         if self._out:

@@ -322,3 +322,14 @@ def test_a_lost_connection_is_told_with_the_transports_reason_and_takes_nothing_
     bench.connection.abort()
     bench.reactor.turn()
     assert bench.transport.writes == [b"1"]
+
+
+def test_what_is_held_leaves_together_at_the_end_of_the_tick(bench: Bench) -> None:
+    bench.connection.hold()
+    for ident in range(3):
+        bench.connection.send(small_frame(PING, 0, ident))
+    assert bench.transport.writes == []
+    bench.reactor.turn()
+    assert bench.transport.writes == [b"".join(small_frame(PING, 0, ident) for ident in range(3))]
+    bench.connection.send(small_frame(PING, 0, 3))
+    assert len(bench.transport.writes) == 2  # the next tick is another one
