@@ -3,6 +3,8 @@
 A `Call` is a `concurrent.futures.Future`, so `wait`, `as_completed` and everything else that takes one works. The
 base class makes a lock and a condition for each future, which alone would cost more than a third of a small call;
 here the condition is made when somebody needs it (`_condition` is a property), and a plain waiter needs only a lock.
+What each call has stands in slots: of those the interpreter knows the place, and a dictionary is only made for the
+calls that need more.
 
 Rule that makes this safe without a lock: whoever completes first writes the outcome and the state, then looks for
 waiters; whoever waits first registers, then looks at the state. Under the interpreter lock one of them sees the other.
@@ -18,9 +20,11 @@ import concurrent.futures
 import logging
 import threading
 import time
-from asyncio import events
+from asyncio.events import _get_running_loop
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
+from threading import get_ident
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
@@ -29,7 +33,7 @@ from bigmachine.rpc.names import shown
 from bigmachine.rpc.reactor import Reactor, wake_on
 
 if TYPE_CHECKING:
-    from bigmachine.rpc.near import Offer
+    from bigmachine.rpc.near import Near
 
 _log = logging.getLogger("bigmachine.rpc")
 R = TypeVar("R")
@@ -55,30 +59,50 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     Cancelling it, or the task that awaits it, reaches the method and releases the caller at once.
     """
 
-    # Defaults on the class: making a Call then costs four assignments.
-    _now: str = _PENDING
-    _told: str = _PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    _cond: threading.Condition | None = None
-    _lock: Any = None
-    _awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
-    #: For the link that carries it: its deadline, how many bytes were sent.
-    timer: asyncio.TimerHandle | None = None
-    size: int = 0
-    #: Set while nobody has sent it (see `near`).
-    offer: Offer | None = None
+    __slots__ = (
+        "_awaiting",
+        "_callbacks",
+        "_cond",
+        "_exception",
+        "_lock",
+        "_now",
+        "_result",
+        "_told",
+        "_unclaimed",
+        "_waiter",
+        "_waiters",
+        "carrier",
+        "ident",
+        "is_pending",
+        "method",
+        "near",
+        "sent_at",
+        "size",
+        "timer",
+    )
 
     def __init__(self, ident: int = 0, method: str = "", carrier: CallCarrier | None = None) -> None:
         self.ident = ident
         self.method = method
         self.carrier = carrier
-        self.sent_at = time.perf_counter()
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether there is no outcome yet; looking does not have it sent, as `done()` does."""
-        return self._now is _PENDING
+        self.sent_at = perf_counter()
+        #: Whether there is no outcome yet; looking does not have it sent, as `done()` does.
+        self.is_pending = True
+        #: Set while nobody has sent it: where it is offered.
+        self.near: Near | None = None
+        #: For the link that carries it: its deadline, how many bytes were sent.
+        self.timer: asyncio.TimerHandle | None = None
+        self.size = 0
+        self._now = _PENDING
+        self._unclaimed = [None]  # whoever takes it out brings the outcome
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._cond: threading.Condition | None = None
+        self._lock: Any = None
+        # Who awaits it on the loop that carries it; everybody else who does.
+        self._waiter: asyncio.Future[None] | None = None
+        self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
+        self._callbacks: list[Callable[[Any], object]] | None = None
 
     @property
     def name(self) -> str:
@@ -87,15 +111,14 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
     def send_far(self) -> None:
         """Have it sent by the link's own loop, if nobody has sent it yet; from any thread."""
-        offer = self.__dict__.pop("offer", None)  # one operation: only one thread gets it
-        if offer is not None:
-            near, encoded, timeout = offer
-            near.send_far(self, encoded, timeout)
+        near = self.near
+        if near is not None:
+            near.claim(self, None)
 
     # Made when first asked for: see above.
 
     def _make_condition(self) -> threading.Condition:
-        if "offer" in self.__dict__:
+        if self.near is not None:
             self.send_far()
         if self._cond is None:
             with _making_condition:
@@ -121,13 +144,17 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
     @property
     def _done_callbacks(self) -> list[Callable[[Any], object]]:  # as above
-        return self.__dict__.setdefault("_callbacks", [])  # type: ignore[no-any-return]  # a list by construction
+        if self._callbacks is None:
+            self._callbacks = self.__dict__.setdefault("_made_callbacks", [])  # one operation: there is only one list
+        return self._callbacks
 
     # completing it
 
     def finish(self, value: Any) -> bool:
         """Set the result; False if there is an outcome already."""
-        if not self._claim():
+        try:
+            self._unclaimed.pop()
+        except IndexError:
             return False
         self._result = value
         self._publish(_FINISHED)
@@ -142,12 +169,23 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return True
 
     def _claim(self) -> bool:
-        # A reply and a cancellation can come from two threads; setdefault is one operation, so one of them wins.
-        me = object()
-        return self.__dict__.setdefault("_winner", me) is me
+        # A reply and a cancellation can come from two threads; `pop` is one operation, so one of them wins.
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
 
     def _publish(self, state: str) -> None:
         self._now = state
+        self.is_pending = False
+        waiter = self._waiter
+        if waiter is not None:
+            reactor = self.carrier.reactor  # type: ignore[union-attr]  # there is one, if it is awaited on its loop
+            if get_ident() != reactor.thread_id:
+                wake_on(reactor.loop, waiter)
+            elif not waiter.done():
+                waiter.set_result(None)
         if self._lock is not None:
             self._lock.release()
         if self._awaiting is not None:
@@ -156,7 +194,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 wake(loop, waiter)
         if self._cond is not None:
             self._notify()
-        if "_callbacks" in self.__dict__:
+        if self._callbacks is not None:
             self._run_callbacks()
 
     def _notify(self) -> None:
@@ -212,13 +250,13 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return self._now is _PENDING
 
     def done(self) -> bool:
-        if "offer" in self.__dict__:
+        if self.near is not None:
             self.send_far()
         return self._now is not _PENDING
 
     def add_done_callback(self, fn: Callable[[Call[R]], object]) -> None:
         """Call `fn(call)` when there is an outcome; in the thread that brings it, so it must be quick."""
-        if "offer" in self.__dict__:
+        if self.near is not None:
             self.send_far()
         self._done_callbacks.append(fn)
         if self._now is not _PENDING:
@@ -261,7 +299,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
         Raises: DeadlineExceeded; BigmachineError on the event loop that carries the call, for it would never come.
         """
-        if "offer" in self.__dict__:
+        if self.near is not None:
             self.send_far()
         if self.carrier is not None and self.carrier.reactor.is_here and self._now is _PENDING:
             raise BigmachineError(
@@ -281,9 +319,11 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         # The first waiter needs no condition: a bare lock that is released by whoever completes.
         lock = threading.Lock()
         lock.acquire()
-        if timeout is not None or self.__dict__.setdefault("_lock", lock) is not lock:
+        if timeout is not None or self.__dict__.setdefault("_first", lock) is not lock:
             self._wait_for_condition(timeout)
-        elif self._now is _PENDING:
+            return
+        self._lock = lock
+        if self._now is _PENDING:
             lock.acquire()
 
     def _wait_for_condition(self, timeout: float | None) -> None:
@@ -298,19 +338,23 @@ class Call(concurrent.futures.Future[R], Generic[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         if self._now is _PENDING:
-            loop = events.get_running_loop()
-            offer = self.__dict__.pop("offer", None)
-            if offer is not None:
-                near, encoded, timeout = offer
-                near.send(self, encoded, timeout, loop)
+            loop = _get_running_loop()
+            if loop is None:
+                raise RuntimeError("a Call can be awaited on a running event loop only; elsewhere ask for its result()")
+            if self.near is not None:
+                self.near.claim(self, loop)
             waiter = loop.create_future()
-            if self._awaiting is None:
-                self._awaiting = [(loop, waiter)]
+            if self._waiter is None and self.carrier is not None and self.carrier.reactor.loop is loop:
+                self._waiter = waiter
             else:
+                if self._awaiting is None:
+                    self._awaiting = self.__dict__.setdefault("_made_awaiting", [])
                 self._awaiting.append((loop, waiter))
             if self._now is _PENDING:
                 try:
-                    yield from waiter
+                    # As the future's own `__await__` does it, with an iterator less.
+                    waiter._asyncio_future_blocking = True
+                    yield waiter
                 except asyncio.CancelledError:
                     self.cancel()
                     raise

@@ -121,43 +121,58 @@ class Link(Connector):
         limit = get_deadline()
         if limit is not None:
             timeout = _time_left(limit, timeout, method)
-        call: Call[Any] = Call(next(self._idents), method, self)
-        flags = 0
-        feeds: list[Feed] = []
-        if not are_plain(args, kwargs):
-            by_value = self.codec.by_value
-            args, kwargs, feeds = take_streams(args, kwargs, self._idents.__next__, by_value=by_value)
-            flags = STREAMED if feeds else 0
+        ident = next(self._idents)
+        call: Call[Any] = Call(ident, method, self)
+        encoded: Encoded | None = self.codec.small_call(ident, method, args, kwargs, timeout, key)
+        if encoded is None:
+            encoded = self._encode(ident, method, args, kwargs, timeout, key)
         reactor = self.reactor
-        try:
-            encoded = self.codec.call(CALL, flags, call.ident, method, args, kwargs, timeout, key)
-        except InvalidCall:
-            if feeds:
-                with contextlib.suppress(RuntimeError):  # the loop has ended: the collector closes them
-                    reactor.post(close_unsent, self, feeds)
-            raise
-        if feeds:
-            self._feeds[call.ident] = feeds
         if get_ident() == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
             return call
         loop = _get_running_loop()
-        near = None if loop is None or flags else self._near(loop)
-        if near is None or not near.offer(call, encoded, timeout):
-            try:
-                reactor.post(self.begin, call, encoded, timeout, is_urgent)
-            except RuntimeError:
-                self._feeds.pop(call.ident, None)  # no loop is left to close them on
-                call.fail(fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
+        if loop is not None and not (self._feeds and ident in self._feeds):
+            near = self._nears.get(loop) or self._near(loop)
+            if near is not None and near.offer(call, encoded, timeout):
+                return call
+        try:
+            reactor.post(self.begin, call, encoded, timeout, is_urgent)
+        except RuntimeError:
+            self._feeds.pop(ident, None)  # no loop is left to close them on
+            call.fail(fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
         return call
 
+    def _encode(
+        self,
+        ident: int,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout: float | None,
+        key: bytes | None,
+    ) -> Encoded:
+        """Encode a call with whatever arguments; the streams among them are noted."""
+        feeds: list[Feed] = []
+        if not are_plain(args, kwargs):
+            by_value = self.codec.by_value
+            args, kwargs, feeds = take_streams(args, kwargs, self._idents.__next__, by_value=by_value)
+        try:
+            encoded = self.codec.call(CALL, STREAMED if feeds else 0, ident, method, args, kwargs, timeout, key)
+        except InvalidCall:
+            if feeds:
+                with contextlib.suppress(RuntimeError):  # the loop has ended: the collector closes them
+                    self.reactor.post(close_unsent, self, feeds)
+            raise
+        if feeds:
+            self._feeds[ident] = feeds
+        return encoded
+
     def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
-        near = self._nears.get(loop)
-        if near is None:
-            for ended in [other for other in self._nears if other.is_closed()]:
-                self._nears.pop(ended, None)
-            if len(self._nears) < _MOST_NEARS:
-                near = self._nears[loop] = Near(self, loop)
+        for ended in [other for other in self._nears if other.is_closed()]:
+            self._nears.pop(ended, None)
+        if len(self._nears) >= _MOST_NEARS:
+            return None
+        near = self._nears[loop] = Near(self, loop)
         return near
 
     def call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
@@ -362,17 +377,19 @@ class Link(Connector):
                     self._special(call, flags, payload)
                 else:
                     try:
-                        value = pickle.loads(payload, buffers=buffers or ())
+                        value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
                     except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
                         call.fail(_not_rebuilt(exc, call.name))
                     else:
                         call.finish(value)
-                    if connection is self.main and (buffers or len(payload) > LARGE):
+                    if (buffers or len(payload) > LARGE) and connection is self.main:
                         self._wish_for_bulk(payload, buffers)
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
                 if buffers and connection is self.main:
                     self._wish_for_bulk(payload, buffers)
+        if len(frames) > 1:
+            connection.hold()  # whoever is woken now may well call again: that leaves together
 
     def _wish_for_bulk(self, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
         """Open the bulk lane for the next one, if this one was large."""

@@ -33,10 +33,6 @@ _GUARD = 0.002
 _IDLE_CHECKS = 50
 
 
-#: A call that nobody has sent yet: whose it is, the call encoded, and its time-out.
-Offer = tuple["Near", "Encoded", "float | None"]
-
-
 class Near:
     """One foreign event loop's connection to the far link's peer; it is opened once it is worth it."""
 
@@ -48,8 +44,8 @@ class Near:
         self._calls = 0
         self._opening: asyncio.Task[Any] | None = None
         self._closer: AsyncGenerator[None] | None = None
-        self._fresh: list[Call[Any]] = []
-        self._stale: list[Call[Any]] = []
+        #: What nobody has sent yet, by its id, the oldest first: each call, encoded, and its time-out.
+        self._offers: dict[int, tuple[Call[Any], Encoded, float | None]] = {}
         self._is_guarded = False
 
     # on the foreign loop
@@ -65,25 +61,28 @@ class Near:
                 # It outlives this call, so it does not take its deadline along.
                 self._opening = self.loop.create_task(self._open(), name=name, context=Context())
             return False
-        call.offer = (self, encoded, timeout)
-        self._fresh.append(call)
+        call.near = self
+        self._offers[call.ident] = (call, encoded, timeout)
         if not self._is_guarded:
             self._is_guarded = True
-            self.far.reactor.post(self._guard, 0)
+            self.far.reactor.post(self._guard, 0, 0)
         return True
 
-    def send(self, call: Call[Any], encoded: Encoded, timeout: float | None, loop: asyncio.AbstractEventLoop) -> None:
-        """Send an offered call that is awaited on `loop`."""
+    # from any thread
+
+    def claim(self, call: Call[Any], loop: asyncio.AbstractEventLoop | None) -> None:
+        """Send an offered call, unless somebody else has: here if it is awaited on this loop, otherwise far."""
+        call.near = None
+        offer = self._offers.pop(call.ident, None)  # one operation: only one thread gets it
+        if offer is None:
+            return
+        _, encoded, timeout = offer
         link = self.link
         if loop is self.loop and link is not None and link.is_ready:
             call.carrier = link
             link.begin(call, encoded, timeout)
         else:
-            self.send_far(call, encoded, timeout)
-
-    def send_far(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> None:
-        """Send an offered call by the link's own loop; from any thread."""
-        self.far.reactor.post(self.far.begin, call, encoded, timeout)
+            self.far.reactor.post(self.far.begin, call, encoded, timeout)
 
     async def _open(self) -> None:
         try:
@@ -110,25 +109,27 @@ class Near:
 
     # on the far link's loop
 
-    def _guard(self, idle: int) -> None:
-        """Send what was offered and not claimed since the check before the last one."""
-        stale, self._stale = self._stale, self._fresh
-        self._fresh = []
-        for call in stale:
-            call.send_far()
-        idle = 0 if stale or self._stale else idle + 1
+    def _guard(self, seen: int, idle: int) -> None:
+        """Send what was not claimed since it was seen at the last look; `seen`: the last one that was."""
+        offered = list(self._offers.values())
+        for call, _, _ in offered:
+            if call.ident <= seen:
+                self.claim(call, None)
+        idle = 0 if offered else idle + 1
+        if offered:
+            seen = offered[-1][0].ident
         if idle < _IDLE_CHECKS:
-            self.far.reactor.loop.call_later(_GUARD, self._guard, idle)
+            self.far.reactor.loop.call_later(_GUARD, self._guard, seen, idle)
         else:
             self._is_guarded = False
-            if self._fresh or self._stale:  # offered between the look and the flag, into either list
+            if self._offers:  # offered between the look and the flag
                 self._is_guarded = True
-                self.far.reactor.loop.call_later(_GUARD, self._guard, 0)
+                self.far.reactor.loop.call_later(_GUARD, self._guard, seen, 0)
 
     def close(self, error: BaseException) -> None:
         """End it with the far link; from any thread."""
-        for call in (*self._stale, *self._fresh):
-            call.send_far()
+        for call, _, _ in list(self._offers.values()):
+            self.claim(call, None)
         if self.link is not None and not self.loop.is_closed():
             self.link.close(error)
 
