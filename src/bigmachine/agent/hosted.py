@@ -94,6 +94,7 @@ class Hosted:
         self._reason: Reason | None = None
         self._next: LaunchSpec | None = None
         self._is_between = False
+        self._has_turned = asyncio.Event()
         self._stopped: asyncio.Future[DeathCertificate] = loop.create_future()
 
     @property
@@ -156,6 +157,8 @@ class Hosted:
         self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
         self._let_in()
         self._is_between = self._next is not None
+        if not self._is_between:
+            self._has_turned.set()
         if self._reason is not None or self._next is not None:
             kill_group(child.pid)  # it was to end, or to be replaced again, while it was being born
 
@@ -193,12 +196,17 @@ class Hosted:
         if self._child is not None and not self._child.ending.done():
             kill_group(self._child.pid)
 
-    def restart(self, spec: LaunchSpec) -> None:
-        """Replace the process by a new one made from `spec`, under the same identity (Go: `Supervisor.Exec`)."""
+    async def restart(self, spec: LaunchSpec) -> None:
+        """Replace the process by a new one made from `spec`, under the same identity (Go: `Supervisor.Exec`).
+
+        Returns once the new one is there, or the machine is gone.
+        """
         self._next = spec
         self._is_between = True
+        self._has_turned.clear()
         if self._child is not None and not self._child.ending.done():
             kill_group(self._child.pid)
+        await self._has_turned.wait()
 
     # what it does
 
@@ -340,6 +348,8 @@ class Hosted:
             if self._next is None or self._reason is not None:
                 self._conclude(ending)
                 return
+            if self._oom is not None:
+                self._oom.forget(ending.pid)
             self.spec, self._next = self._next, None
             try:
                 await self.start()
@@ -396,6 +406,7 @@ class Hosted:
             self.certificate, exception=reason.exception if reason else None, text=reason.text if reason else ""
         )
         self._stopped.set_result(self.certificate)
+        self._has_turned.set()
         self._let_in()
 
 

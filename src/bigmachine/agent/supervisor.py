@@ -76,7 +76,7 @@ class Supervisor:
         return data
 
     async def survives(self) -> bool:
-        """Tell that the process lives; for one that is on its way out, its certificate is awaited.
+        """Tell that the process lives, or is being replaced; for one on its way out, its certificate is awaited.
 
         What a driver asks when its connection to the program ended: did the program end, or only the connection?
 
@@ -84,7 +84,7 @@ class Supervisor:
             MachineStopped: if it is gone.
         """
         seen = look_at(self._pid())
-        if seen is None or seen.is_ending:
+        if not self._machine.is_between and (seen is None or seen.is_ending):
             await self._machine.ended(_LAST_BREATH)
         self._pid()
         return True
@@ -183,13 +183,21 @@ class Supervisor:
         return self._entry or self._machine.spec.entry
 
     async def exec(self) -> None:
-        """Start the program anew with what was set, in a new process under the same identity; services are gone."""
+        """Start the program anew with what was set, in a new process under the same identity (Go: Exec).
+
+        Returns once the new process is there. Calls that were under way are lost (`NetworkError`); the driver brings
+        the services again, and calls that come meanwhile wait for them.
+
+        Raises:
+            MachineStopped: if it could not be started again.
+        """
         self._pid()
         spec = self._machine.spec
         argv, entry = spec.argv, self._entry or spec.entry
         if self._args is not None:
             argv, entry = [*argv[:1], *self._args], replace(entry, arguments=None)
-        self._machine.restart(replace(spec, argv=argv, environ={**spec.environ, **self._environ}, entry=entry))
+        await self._machine.restart(replace(spec, argv=argv, environ={**spec.environ, **self._environ}, entry=entry))
+        self._pid()
 
     async def shutdown(self, grace_s: float = 1.0) -> None:
         """End the machine; answers at once, as the machine may be the one who asks (Go: Shutdown)."""

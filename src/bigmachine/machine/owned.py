@@ -2,7 +2,8 @@
 
 Boot: launch at the agent, then at once dial the program (the connection waits in the agent's hands until the program
 serves), register each service, and the machine is RUNNING. Leases are renewed from the launch on, so an `init` may
-take as long as it likes. Whatever fails first stops the machine with that cause.
+take as long as it likes. Whatever fails first stops the machine with that cause. A program that is started anew
+(`Supervisor.exec`) gets its services again, while the machine stays RUNNING.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -43,7 +44,7 @@ _STARTING_NOTE = 30.0
 _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
 _NOT_BY_THE_AGENT = (Cause.KEEPALIVE_LOST, Cause.LEASE_EXPIRED, Cause.BOOT_FAILED, Cause.INIT_FAILED)
-#: So often a connection may break, or a program not answer one, while its services are installed.
+#: So often a connection may break, or a program not answer one, while a service is installed.
 _ATTEMPTS = 3
 
 
@@ -90,6 +91,10 @@ class Owner:
         self._has_launched = asyncio.Event()  # or failed to
         self._has_ended = asyncio.Event()
         self._init_error: BaseException | None = None
+        self._keys = {name: os.urandom(16) for name in services}
+        self._last = list(services)[-1] if services else ""
+        self._is_installing = False
+        self._processes = 0
         machine.keep(self)
 
     def begin(self) -> None:
@@ -114,14 +119,10 @@ class Owner:
             self._tasks.append(spawn(self._keep_alive(), f"keepalive {self.machine.name}"))
             if self._keepalive.max_life is not None:
                 self._tasks.append(spawn(self._age(self._keepalive.max_life), f"age of {self.machine.name}"))
-            left = len(self._services)
-            for name, service in self._services.items():
-                left -= 1
-                await self._register(name, service, is_last=not left)
+            await self._install()
         except MachineStopped as exc:
             self._end(exc)
         else:
-            self._services = {}  # they may be large
             if self.machine.enter(State.RUNNING):
                 self._program.release()
 
@@ -151,22 +152,47 @@ class Owner:
         self.machine.reach(Phase.EXECUTING)
         self.machine.launched()
 
-    async def _register(self, name: str, service: object, is_last: bool) -> None:
-        # With a key it may be sent again if the connection breaks, and still runs once: an init may take an hour.
-        key = os.urandom(16)
-        for attempt in itertools.count(1):
-            try:
-                args = (name, service, is_last)
-                await self._program.submit("Supervisor.register", args, {}, is_urgent=True, key=key)
-            except Exception as exc:
-                if is_remote(exc):
-                    raise await self._init_failed(name, exc) from exc
-                if isinstance(exc, MachineStopped):
-                    raise
-                if attempt == _ATTEMPTS or not (isinstance(exc, BigmachineError) and exc.temporary):
-                    raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
-            else:
-                return
+    async def _install(self) -> None:
+        """Bring the services to the program; all of them again, if another process takes its place meanwhile.
+
+        With a key a call may be sent again, and still runs once in a process: an init may take an hour.
+        """
+        self._is_installing = True
+        failures: Counter[str] = Counter()
+        try:
+            while True:
+                restarts, name = self._restarts, ""
+                try:
+                    for name in self._services:
+                        await self._register(name, is_last=name == self._last)
+                except BigmachineError as exc:
+                    if isinstance(exc, MachineStopped) or not exc.temporary:
+                        raise
+                    failures[name] += restarts == self._restarts
+                    if failures[name] == _ATTEMPTS:
+                        raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
+                else:
+                    if restarts == self._restarts:
+                        return
+        finally:
+            self._is_installing = False
+
+    async def _register(self, name: str, is_last: bool) -> None:
+        try:
+            args = (name, self._services[name], is_last)
+            await self._program.submit("Supervisor.register", args, {}, is_urgent=True, key=self._keys[name])
+        except Exception as exc:
+            if is_remote(exc):
+                raise await self._init_failed(name, exc) from exc
+            if isinstance(exc, BigmachineError) and (exc.temporary or isinstance(exc, MachineStopped)):
+                raise
+            raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
+
+    async def _install_again(self) -> None:
+        try:
+            await self._install()
+        except MachineStopped as exc:
+            self._end(exc)
 
     def _boot_failed(self, what: str, exc: BaseException) -> MachineStopped:
         return MachineStopped(self._certificate(Cause.BOOT_FAILED, f"{what}: {type(exc).__name__}: {exc}"))
@@ -222,7 +248,15 @@ class Owner:
     def wrote(self, stream: str, data: bytes) -> None:
         self._listener.wrote(self.machine, stream, data)
 
+    @property
+    def _restarts(self) -> int:
+        return max(0, self._processes - 1)
+
     def reached(self, phase: Phase) -> None:
+        if phase is Phase.EXECUTING:
+            self._processes += 1
+            if self._restarts and not self._is_installing and self.machine.state is State.RUNNING:
+                self._tasks.append(self._program.reactor.spawn(self._install_again(), f"exec {self.machine.name}"))
         self.machine.reach(phase)
         self._listener.phase(self.machine, phase)
 

@@ -14,6 +14,7 @@ from bigmachine.rpc.lanes import BULK, Lanes
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
+from bigmachine.rpc.services import NotYetOpen
 from bigmachine.rpc.streamed import StreamRef
 from bigmachine.rpc.wire import (
     CALL,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from bigmachine.trust import Peer
 
 _log = logging.getLogger("bigmachine.rpc")
+#: A call that came before its service: name, args, kwargs, timeout, key, ids of its streams, size.
+_Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, tuple[int, ...], int]
 _NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
 
 
@@ -53,6 +56,7 @@ class Channel(Lanes):
         self.reactor = server.reactor
         self.codec = server.codec
         self.runs: dict[int, FramedRun] = {}
+        self._early: dict[int, tuple[float, _Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
         server.channels.add(self)
 
@@ -94,36 +98,62 @@ class Channel(Lanes):
         connection.receiver = owner
         owner.bulk = connection
 
-    def _call(self, flags: int, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+    def _call(
+        self,
+        flags: int,
+        ident: int,
+        payload: Buffer,
+        buffers: list[bytes | bytearray] | None,
+        early: _Early | None = None,
+    ) -> None:
         if flags & OVERSIZED:
             text = f"the call has {bytes(payload).decode()} bytes, above this machine's limit of {self.codec.limit:,}"
             self._refuse(ident, InvalidCall(text))
             return
-        try:
-            name, args, kwargs, timeout, key = pickle.loads(payload, buffers=buffers or ())
-        except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
-            self._refuse(ident, _not_rebuilt(exc))
-            return
         fed_by: tuple[int, ...] = ()
-        if flags & STREAMED:
-            fed_by = tuple(arg.ident for arg in (*args, *kwargs.values()) if type(arg) is StreamRef)
-            args = tuple(self._open(arg, name) for arg in args)
-            kwargs = {word: self._open(arg, name) for word, arg in kwargs.items()}
+        if early is not None:
+            name, args, kwargs, timeout, key, fed_by, size = early
+        else:
+            try:
+                name, args, kwargs, timeout, key = pickle.loads(payload, buffers=buffers or ())
+            except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
+                self._refuse(ident, _not_rebuilt(exc))
+                return
+            size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
+            if flags & STREAMED:
+                fed_by = tuple(arg.ident for arg in (*args, *kwargs.values()) if type(arg) is StreamRef)
+                args = tuple(self._open(arg, name) for arg in args)
+                kwargs = {word: self._open(arg, name) for word, arg in kwargs.items()}
         try:
             method = self.server.method(self.peer, name)
+        except NotYetOpen:
+            self._wait(ident, (name, args, kwargs, timeout, key, fed_by, size))
+            return
         except BigmachineError as exc:
             if isinstance(exc, AuthenticationError):  # otherwise it is no method, and names that are none are unbounded
-                self._count_refused(self.server.table.find(name).name, len(payload))
+                self._count_refused(self.server.table.find(name).name, size)
             self._refuse(ident, exc)
             return
         run = FramedRun(self, ident, method, args, kwargs, timeout)
         run.fed_by = fed_by
-        run.size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
+        run.size = size
         if key is not None and not self._is_first(run, key):
             return
         self.runs[ident] = run
         if method.gate is None or method.gate.enter(run):
             self.start(run)
+
+    def _wait(self, ident: int, early: _Early) -> None:
+        """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""
+        if not self._early:
+            self.server.table.when_open(self._begin_early)
+        self._early[ident] = time.monotonic(), early
+
+    def _begin_early(self) -> None:
+        waiting, self._early = self._early, {}
+        for ident, (since, (name, args, kwargs, timeout, key, fed_by, size)) in waiting.items():
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - since))
+            self._call(0, ident, b"", None, (name, args, kwargs, left, key, fed_by, size))
 
     def _open(self, arg: object, name: str) -> object:
         return self.open_stream(arg.ident, arg.kind, f"to {name}") if type(arg) is StreamRef else arg
@@ -162,6 +192,7 @@ class Channel(Lanes):
             run.timer = self.reactor.loop.call_later(left, run.expire)
 
     def _cancel(self, ident: int) -> None:
+        self._early.pop(ident, None)
         run = self.runs.pop(ident, None)
         if run is not None:
             self._abandon(run)
@@ -237,6 +268,7 @@ class Channel(Lanes):
                 self.main.abort(error)  # frames of its calls may be lost: the caller has to know
             return
         self.main = None
+        self._early.clear()
         self.server.channels.discard(self)
         if self.bulk is not None:
             self.bulk.abort(error)

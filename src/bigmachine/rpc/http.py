@@ -28,9 +28,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from bigmachine.errors import AuthenticationError, InvalidCall
+from bigmachine.errors import AuthenticationError, InvalidCall, NetworkError
 from bigmachine.rpc import http_errors, http_json
 from bigmachine.rpc.http_stream import Streamed, is_cancelled_by_us, stream_of
+from bigmachine.rpc.services import NotYetOpen
 
 if TYPE_CHECKING:
     from bigmachine.trust import Peer
@@ -109,6 +110,8 @@ async def answer(server: Invoker, peer: Peer, request: Request) -> Response:
         server.method(peer, method)
     except InvalidCall as exc:
         return failure(404, exc)
+    except NotYetOpen as exc:
+        return failure(503, NetworkError(str(exc)))
     except AuthenticationError as exc:
         return failure(403, exc)
     except Exception as exc:  # noqa: BLE001 (looking it up can run a property of the service)

@@ -49,6 +49,7 @@ class Registrar:
                 await asyncio.shield(first)
         if is_last:
             self._opened.set()
+            self._table.open()
         return is_new
 
     async def running(self) -> None:

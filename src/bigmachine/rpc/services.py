@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bigmachine.errors import InvalidCall
+from bigmachine.errors import InvalidCall, NetworkError
 
 
 class Gate:
@@ -57,10 +57,16 @@ class Method:
     gate: Gate | None = None
 
 
-class ServiceTable:
-    """The services of one machine."""
+class NotYetOpen(NetworkError):
+    """A machine does not have all its services yet."""
 
-    def __init__(self) -> None:
+
+class ServiceTable:
+    """The services of one machine. Until it `is_open`, a service that is missing may still come."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self._is_open = is_open
+        self._when_open: list[Callable[[], object]] = []
         self._services: dict[str, object] = {}
         self._found: dict[str, Method] = {}
         self._gates: dict[str, Gate] = {}
@@ -85,6 +91,17 @@ class ServiceTable:
         self._found.clear()
         return True
 
+    def open(self) -> None:
+        """Say that all services are there that the machine was started with."""
+        self._is_open = True
+        waiting, self._when_open = self._when_open, []
+        for function in waiting:
+            function()
+
+    def when_open(self, function: Callable[[], object]) -> None:
+        """Have `function` called as soon as the table is open."""
+        self._when_open.append(function)
+
     def remove(self, name: str) -> None:
         """Take a service away, if it is there."""
         self._services.pop(name, None)
@@ -102,13 +119,19 @@ class ServiceTable:
     def find(self, name: str) -> Method:
         """Return the method that a wire name means.
 
-        Raises: InvalidCall, saying what there is.
+        Raises: InvalidCall, saying what there is; NotYetOpen, if it may still come.
         """
         try:
             return self._found[name]
         except KeyError:
+            pass
+        try:
             method = self._found[name] = self._look_up(name)
-            return method
+        except InvalidCall as exc:
+            if self._is_open:
+                raise
+            raise NotYetOpen(f"this machine does not have its services yet: {exc}") from exc
+        return method
 
     def _look_up(self, name: str) -> Method:
         service_name, dot, method_name = name.rpartition(".")

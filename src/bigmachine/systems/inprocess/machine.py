@@ -41,7 +41,7 @@ class InprocessMachine:
         self.address = address
         self.spec = spec
         self.started = time.time()
-        self._services = ServiceTable()
+        self._services = ServiceTable(is_open=False)
         self._end = end
         self._reactor = ticket.reactor
         self._lease: asyncio.TimerHandle | None = None
