@@ -6,7 +6,7 @@ loaded when an `Authority` is made, which agents and programs never do.
 """
 
 from bigmachine.trust.authority import Authority
-from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context
+from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context, stage0_context
 from bigmachine.trust.credentials import Credentials, write_credentials
 from bigmachine.trust.identity import Identity, Peer, Role
 
@@ -21,5 +21,6 @@ __all__ = [
     "client_context",
     "peer_of",
     "server_context",
+    "stage0_context",
     "write_credentials",
 ]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The protocol that calls travel by; the other two are for people, curl and other languages.
 ALPN = "bigmachine/1"
+#: What stage 0 speaks (`agent.stage0`).
+STAGE0_ALPN = "bigmachine-stage0/1"
 SERVER_ALPN = (ALPN, "h2", "http/1.1")
 
 
@@ -109,6 +111,23 @@ def client_context(identity: Identity) -> ssl.SSLContext:
     _equip(context, identity)
     context.check_hostname = True
     context.set_alpn_protocols([ALPN])
+    return context
+
+
+def stage0_context(identity: Identity) -> ssl.SSLContext:
+    """Make the context by which a driver dials stage 0 on a bare host; pass the host's id as `server_hostname`.
+
+    As `client_context`, but for the protocol, and for TLS 1.2, which is the best that an old Python on the host has.
+
+    Raises:
+        AuthenticationError: if the identity's PEM cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _equip(context, identity)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # for TLS 1.2: what its successor kept of it
+    context.check_hostname = True
+    context.set_alpn_protocols([STAGE0_ALPN])
     return context
 
 

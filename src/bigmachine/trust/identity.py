@@ -27,18 +27,21 @@ class Role(enum.StrEnum):
     """What somebody is in a session, and so what they may ask for.
 
     The driver owns the session. An agent stands for a host and a machine for a program on it: both are called and
-    call others. A client only calls: a person with curl, or a program of another session's owner.
+    call others. A client only calls: a person with curl, or a program of another session's owner. Bootstrap is what a
+    bare host is until it has made a key of its own: the driver alone calls it, once, to certify that key; whoever gets
+    hold of a bootstrap key (it lay in user data, or went through a login shell) can be nobody else with it.
     """
 
     DRIVER = "driver"
     AGENT = "agent"
     MACHINE = "machine"
     CLIENT = "client"
+    BOOTSTRAP = "bootstrap"
 
     @property
     def serves(self) -> bool:
         """Whether somebody in this role accepts connections."""
-        return self in (Role.AGENT, Role.MACHINE)
+        return self in (Role.AGENT, Role.MACHINE, Role.BOOTSTRAP)
 
 
 @dataclass(frozen=True, slots=True)

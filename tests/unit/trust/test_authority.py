@@ -41,7 +41,8 @@ def test_a_certificate_says_the_id_as_dns_name_and_the_whole_name_as_uri() -> No
 
 
 @pytest.mark.parametrize(
-    ("role", "serves"), [(Role.DRIVER, False), (Role.CLIENT, False), (Role.AGENT, True), (Role.MACHINE, True)]
+    ("role", "serves"),
+    [(Role.DRIVER, False), (Role.CLIENT, False), (Role.AGENT, True), (Role.MACHINE, True), (Role.BOOTSTRAP, True)],
 )
 def test_only_agents_and_machines_are_certified_as_servers(role: Role, serves: bool) -> None:
     certificate = x509.load_pem_x509_certificate(Authority(SESSION).issue(role, "x1").certificate)

@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "client_context",
         "peer_of",
         "server_context",
+        "stage0_context",
         "write_credentials",
     ]
     assert all(hasattr(bigmachine.trust, name) for name in bigmachine.trust.__all__)
