@@ -95,7 +95,8 @@ class Nursery:
         interpreter = spec.interpreter or self._interpreter
         return os.posix_spawnp(
             interpreter[0],
-            program_command(interpreter, self._sys_path, os.getpid(), self._files),
+            # An image has the library among its packages.
+            program_command(interpreter, [] if spec.root else self._sys_path, os.getpid(), self._files),
             spec.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

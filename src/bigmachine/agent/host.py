@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -89,6 +90,8 @@ class Host:
         service, _, name = method.rpartition(".")
         if peer.role in (Role.MACHINE, Role.CLIENT) and service.startswith("Supervisor@") and name in _OPEN_TO_ALL:
             return
+        if peer.role is Role.AGENT and service == "Images":  # they pass the program on to one another
+            return
         raise AuthenticationError(f"{peer} may not call {method}: only the driver of the session may")
 
     # machines
@@ -105,7 +108,7 @@ class Host:
         if spec.machine_id in self._machines:
             raise InvalidCall(f"machine {spec.machine_id} exists already: give every machine of a session its own id")
         machine = Hosted(
-            spec,
+            spec.at_home(os.environ),
             loop=self._loop,
             nursery=self._nursery,
             reaper=self._reaper,

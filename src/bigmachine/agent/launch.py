@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class LaunchSpec:
     `interpreter` is the command to start Python with; empty: the one that the agent was given. `interactive`: the
     driver's `__main__` is a prompt or a notebook, whose classes travel by value. `limit`: bytes of one call's arguments
     or result. `threads`: the most for plain methods. `levels`: those of the driver's loggers, "" being the root.
+    `root`: the image's directory on this host, where the program has been brought here; then `digest` is the image's,
+    and `environ` is added to the host's own.
     """
 
     machine_id: str
@@ -46,6 +49,15 @@ class LaunchSpec:
     limit: int = 16 * 2**30
     threads: int = 256
     levels: dict[str, int] = field(default_factory=dict)
+    root: str = ""
+    digest: str = ""
+
+    def at_home(self, environ: Mapping[str, str]) -> LaunchSpec:
+        """Give it as it is on a host whose environment is `environ`."""
+        if not self.root:
+            return self
+        path = f"{self.root}/bin{os.pathsep}{environ.get('PATH', os.defpath)}"
+        return replace(self, environ={**environ, "VIRTUAL_ENV": self.root, "PATH": path, **self.environ})
 
     def to_text(self) -> str:
         """Pickle it, as text for the control socket."""

@@ -38,7 +38,7 @@ _PROFILES: Final = ("threads",)
 
 @dataclass(frozen=True, slots=True)
 class MachineInfo:
-    """What kind of machine this is."""
+    """What kind of machine this is. `digest` names its image; empty where it runs the driver's own files."""
 
     hostname: str
     platform: str
@@ -46,6 +46,7 @@ class MachineInfo:
     maxprocs: int
     pid: int
     entry: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Supervisor:
             maxprocs=self._machine.spec.maxprocs,
             pid=self._pid(),
             entry=str(self._machine.spec.entry),
+            digest=self._machine.spec.digest,
         )
 
     async def getpid(self) -> int:

@@ -73,7 +73,8 @@ def apply(spec: LaunchSpec) -> None:
     os.environ[MARK] = spec.machine_id
     time.tzset()
     sys.argv[:] = spec.argv
-    sys.path[:] = spec.sys_path
+    # In an image the interpreter finds its packages by itself; the program's own folders stand before them.
+    sys.path[:] = [*spec.sys_path, *(entry for entry in sys.path if entry)] if spec.root else spec.sys_path
     for stream in (sys.stdout, sys.stderr):
         # A pipe is block buffered, and a line must not wait for 8 KB of others, nor be lost with the process.
         if isinstance(stream, io.TextIOWrapper):
