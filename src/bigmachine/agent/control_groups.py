@@ -46,9 +46,9 @@ class ControlGroups:
     def begin(self, machine_id: str, pid: int, run: Callable[[Callable[[], None]], object]) -> None:
         """Put a machine's process into a group of its own; `run` runs what may take a moment in another thread."""
         path = self._path(machine_id)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it is there already, or cannot be: then the move fails, too
             os.mkdir(path)
-            run(lambda: _move(path, pid))
+        run(lambda: _move(path, pid))
 
     def kill(self, machine_id: str) -> None:
         """Kill all that is in a machine's group."""

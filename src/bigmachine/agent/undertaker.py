@@ -38,6 +38,8 @@ AGENT_MARK: Final = "BIGMACHINE_AGENT"
 _SWEEP: Final = 2.0
 #: The agent waits for so long, at its end, until the undertaker is done.
 _PATIENCE: Final = 0.3
+#: What ends a group, or all processes of a terminal or a computer, in peace.
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Undertaker:
@@ -52,14 +54,17 @@ class Undertaker:
         """Fork it; call this while the process has one thread, and little in its memory. None if that cannot be."""
         read, write = os.pipe()
         agent = os.getpid()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         try:
             pid = os.fork()
+            if pid == 0:
+                _main(read, agent)
         except OSError:
             os.close(read)
             os.close(write)
             return None
-        if pid == 0:
-            _main(read, agent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(read)
         os.set_blocking(write, False)
         return cls(pid, write)
@@ -100,7 +105,7 @@ def _main(pipe: int, agent: int) -> NoReturn:
     """Be the undertaker, in a fresh fork of the agent."""
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         _keep_only(pipe)
         os.chdir("/")

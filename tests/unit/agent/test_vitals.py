@@ -30,7 +30,11 @@ def test_a_silent_process_that_does_not_run_is_hung_once_patience_is_over(state:
 
 
 def test_a_process_that_uses_the_cpu_is_busy_however_long_it_is_silent() -> None:
-    assert not any(verdicts(serving(), [Sample("S", tick) for tick in range(1000)]))
+    assert not any(verdicts(serving(), [Sample("S", 3 * tick) for tick in range(1000)]))
+
+
+def test_waiting_for_the_gil_is_not_running() -> None:
+    assert verdicts(serving(), [Sample("S" if tick % 5 else "R", tick) for tick in range(30)])[-1]
 
 
 def test_a_process_that_waits_for_a_cpu_is_busy() -> None:
