@@ -34,6 +34,7 @@ FIGURES = (
     ("generator.py",),
     ("bulk.py",),
     ("fairness.py",),
+    ("output.py",),
 )
 
 

@@ -97,6 +97,34 @@ class TestResolve:
         assert issubclass(ConfigError, ValueError)
 
 
+class TestOutput:
+    @pytest.mark.parametrize(
+        ("text", "choice"),
+        [
+            ("stream", ("stream", "", False)),
+            ("stream,drop", ("stream", "", True)),
+            ("off", ("off", "", False)),
+            ("files:logs", ("files", "logs", False)),
+            ("files:a,b:c,drop", ("files", "a,b:c", True)),
+        ],
+    )
+    def test_where_it_goes_and_whether_lines_are_dropped(self, text: str, choice: tuple[str, str, bool]) -> None:
+        assert config.output_choice(text) == choice
+        assert resolve([Source("a", {"output": text})]).output == text
+
+    @pytest.mark.parametrize("text", ["", "files", "files:", "Stream", "stream:x", "drop", ",drop", "off,drop,drop", 7])
+    def test_anything_else_is_refused(self, text: object) -> None:
+        with pytest.raises(ConfigError, match=r"a: output = .* is not allowed: it must be stream, off or files:FOLDER"):
+            resolve([Source("a", {"output": text})])
+
+    def test_folders_and_files_are_relative_to_the_file_that_names_them(self, folder: Path) -> None:
+        (folder / "pyproject.toml").write_text('[tool.bigmachine]\noutput = "files:logs,drop"\nevents = "e.jsonl"\n')
+        assert load().output == f"files:{folder}/logs,drop"
+        assert load().events == f"{folder}/e.jsonl"
+        flags = {"output": "files:logs", "events": "e.jsonl"}
+        assert (load(flags=flags).output, load(flags=flags).events) == ("files:logs", "e.jsonl")
+
+
 class TestText:
     @pytest.mark.parametrize("text", ["1", "true", "True", "YES", " on "])
     def test_true(self, text: str) -> None:
