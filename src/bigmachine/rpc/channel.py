@@ -81,6 +81,8 @@ class Channel(Lanes):
                     return
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
+        if len(frames) > 1:
+            connection.hold()  # the replies to several calls leave together, once each has had its first turn
 
     def _hello(self, connection: Connection, payload: Buffer) -> None:
         version, token, lane = pickle.loads(payload)
@@ -115,7 +117,8 @@ class Channel(Lanes):
             name, args, kwargs, timeout, key, fed_by, size = early
         else:
             try:
-                name, args, kwargs, timeout, key = pickle.loads(payload, buffers=buffers or ())
+                call = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
+                name, args, kwargs, timeout, key = call
             except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
                 self._refuse(ident, _not_rebuilt(exc))
                 return
@@ -140,8 +143,12 @@ class Channel(Lanes):
         if key is not None and not self._is_first(run, key):
             return
         self.runs[ident] = run
-        if method.gate is None or method.gate.enter(run):
-            self.start(run)
+        if method.gate is not None and not method.gate.enter(run):
+            return
+        if method.is_async:
+            self.begin(run, None)
+        else:
+            self.server.pool.submit(run)
 
     def _wait(self, ident: int, early: _Early) -> None:
         """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""
@@ -188,7 +195,7 @@ class Channel(Lanes):
         """Start an async method's task."""
         # Not `spawn`: a run reports its own failures, and is kept by `runs` while anybody waits for it.
         run.task = self.reactor.loop.create_task(run.run_async(coroutine))
-        if (left := run.remaining()) is not None:
+        if run.deadline is not None and (left := run.remaining()) is not None:
             run.timer = self.reactor.loop.call_later(left, run.expire)
 
     def _cancel(self, ident: int) -> None:
@@ -214,10 +221,13 @@ class Channel(Lanes):
 
     def reply(self, run: FramedRun, encoded: Encoded) -> None:
         """Send a call's outcome to whoever still wants it."""
-        self._over(run, encoded[6] == ERROR if type(encoded) is bytes else False, size_of(encoded))
-        run.leave()
-        wanted = self.runs.pop(run.ident, None) is not None
-        if wanted:
+        if type(encoded) is bytes:
+            self._over(run, encoded[6] == ERROR, len(encoded))
+        else:
+            self._over(run, False, size_of(encoded))
+        if run.method.gate is not None:
+            run.leave()
+        if self.runs.pop(run.ident, None) is not None:
             self.transmit(encoded)
         if run.entry is not None:
             self._settle(run, encoded)
@@ -236,6 +246,7 @@ class Channel(Lanes):
 
     def _over(self, run: FramedRun, failed: bool, size: int) -> None:
         """Count a run."""
+        run.task = None  # its context holds the run: a circle, that only the collector would find
         if run.timer is not None:
             run.timer.cancel()
         statistics = self.server.statistics

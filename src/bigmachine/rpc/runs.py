@@ -18,7 +18,7 @@ from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.context import CallInfo, get_deadline, set_current, set_deadline
 from bigmachine.rpc.services import Method
 from bigmachine.rpc.streamed import PLAIN, stream_kind
-from bigmachine.rpc.wire import RESULT
+from bigmachine.rpc.wire import ERROR, OURS, RESULT, small_frame
 
 if TYPE_CHECKING:
     from bigmachine.rpc.channel import Channel
@@ -246,6 +246,10 @@ class FramedRun(Run):
             return codec.error(self.ident, exc, ours=True)
 
     def _failure(self, exc: BaseException) -> bytes:
+        if self.entry is None and self.ident not in self.channel.runs:
+            # It was given up: nobody will read it, and writing it down takes the time of some calls.
+            self.args, self.kwargs = (), {}
+            return small_frame(ERROR, OURS, self.ident)
         try:
             exc, ours = self.blame(exc)
             if isinstance(exc, asyncio.CancelledError) and self._is_late:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import pickle
 import threading
 import time
@@ -24,6 +25,7 @@ from bigmachine.rpc import Call, Codec, current_call, deadline
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.memory import MemoryDialer
+from bigmachine.rpc.runs import FramedRun
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -274,6 +276,20 @@ def test_async_methods_run_several_at_once(ends: Ends, service: Service) -> None
 
 
 @BOTH
+def test_a_call_that_is_over_leaves_nothing_to_the_garbage_collector(ends: Ends, kind: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            ends.call(f"S.echo{kind}", 1)
+        until(ends.is_idle)
+        # A thread keeps the last run that it served as its current call.
+        until(lambda: sum(type(o) is FramedRun for o in gc.get_objects()) <= ends.server.pool.size)
+    finally:
+        gc.enable()
+
+
+@BOTH
 def test_a_method_knows_its_caller_and_has_no_deadline_unless_its_caller_has(ends: Ends, kind: str) -> None:
     assert ends.call(f"S.info{kind}") == ("driver", None, False)
     caller, left, has_deadline = ends.call(f"S.info{kind}", timeout=50)
@@ -414,6 +430,46 @@ def test_a_cancelled_call_is_told_to_its_plain_method(ends: Ends, service: Servi
     begun(service)
     assert call.cancel()
     assert service.told.wait(PATIENCE)
+
+
+class Elaborate(Exception):
+    """Notes that it was written down."""
+
+    written = 0
+
+    def __str__(self) -> str:
+        Elaborate.written += 1
+        return "told"
+
+
+class Elaborates:
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        self.begun.release()
+        while not current_call().cancelled():
+            time.sleep(0.001)
+        raise Elaborate
+
+    async def hold_async(self) -> None:
+        self.begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Elaborate
+
+
+@BOTH
+def test_what_a_method_raises_that_was_given_up_is_not_written_down(kind: str) -> None:
+    service = Elaborates()
+    with memory({"S": service}) as ends:
+        Elaborate.written = 0
+        call = ends.submit(f"S.hold{kind}")
+        assert service.begun.acquire(timeout=PATIENCE)
+        assert call.cancel()
+        until(lambda: (seen := ends.server.statistics.snapshot().get(f"S.hold{kind}")) and seen.errors == 1)
+        assert Elaborate.written == 0
 
 
 def test_a_task_that_is_cancelled_cancels_what_it_awaits_on_the_machine(ends: Ends, service: Service) -> None:
