@@ -23,7 +23,7 @@ from bigmachine.agent.certificate import REPORTED, Reason, certify
 from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.agent.output import MAX_LINES, LastLines
 from bigmachine.agent.pipes import PipeReader
-from bigmachine.agent.processes import kill_all, kill_group, sample, strays_of
+from bigmachine.agent.processes import kill_all, kill_group, offer_to_oom_killer, sample, strays_of
 from bigmachine.agent.records import RecordReader, as_text, decode
 from bigmachine.agent.vitals import Vitals
 from bigmachine.errors import Cause, DeathCertificate, MachineStopped
@@ -138,6 +138,7 @@ class Hosted:
 
     def _adopt(self, child: Child) -> None:
         self._child = child
+        offer_to_oom_killer(child.pid)
         if self._oom is not None:
             self._oom.glance([child.pid], self._loop.time())
         self.is_serving = False
@@ -321,7 +322,7 @@ class Hosted:
             self._dump = self._loop.create_future()
             self._channel.send({"k": "dump", "headroom": headroom})
         awaited: list[asyncio.Future[Message] | asyncio.Future[None]] = [self._dump, self._control_ended]
-        await asyncio.wait(awaited, timeout=patience)
+        await asyncio.wait(awaited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         return self._dump.result() if self._dump.done() else None
 
     def may_be_excused(self, now: float) -> bool:

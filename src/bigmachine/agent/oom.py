@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bigmachine.observe import cgroups
@@ -25,6 +25,9 @@ from bigmachine.observe import cgroups
 #: Two lines of the kernel (mm/oom_kill.c) that name a victim; the first comes when it is chosen.
 _VICTIM: Final = re.compile(r"(?:Killed process |oom-kill:.*\bpid=)(\d+)")
 _OF_GROUP: Final = ("CONSTRAINT_MEMCG", "Memory cgroup out of memory")
+#: What stands in lines before these: the group whose limit was reached, and the limit. Not for each of many kills.
+_GROUP: Final = re.compile(r"oom-kill:.*\boom_memcg=([^,]+)")
+_LIMIT: Final = re.compile(r";memory: usage \d+kB, limit (\d+)kB")
 _COUNT: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 #: The number that the kernel gives to the first name space of process ids (PROC_PID_INIT_INO).
 _FIRST_PIDS: Final = "pid:[4026531836]"
@@ -47,10 +50,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A process that the kernel killed; `of_group`: because its control group had reached its limit, not the host."""
+    """A process that the kernel killed; `of_group`: because its control group had reached its limit, not the host.
+
+    `limit` (bytes) and `group` are those of the control group, if the log has them.
+    """
 
     pid: int
     of_group: bool
+    limit: int = 0
+    group: str = ""
 
 
 def victim_in(record: str) -> Victim | None:
@@ -67,6 +75,8 @@ class KernelLog:
         self.why_not = ""
         self.is_complete = False
         self._victims: dict[int, Victim] = {}
+        self._limit = 0
+        self._group = ""
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self._fd, 0, os.SEEK_END)
@@ -86,9 +96,20 @@ class KernelLog:
                 break
             if not record:
                 break
-            if (victim := victim_in(record.decode("utf-8", "replace"))) is not None:
-                self._victims[victim.pid] = victim
+            self._take(record.decode("utf-8", "replace"))
         return self._victims.pop(pid, None)
+
+    def _take(self, record: str) -> None:
+        if (limit := _LIMIT.search(record)) is not None:
+            self._limit = int(limit[1]) * 1024
+        if (group := _GROUP.search(record)) is not None:
+            self._group = group[1]
+        if (victim := victim_in(record)) is not None:
+            if victim.of_group:
+                victim = replace(victim, limit=self._limit, group=self._group)
+            self._victims[victim.pid] = victim
+            if "Killed process" in record:  # the last line of its story
+                self._limit, self._group = 0, ""
 
     def close(self) -> None:
         """Let go of it."""
@@ -135,6 +156,8 @@ class OomWatch:
         named = self._log.look_up(pid)
         risen = [place for place in groups if self._has_risen(os.path.join(place[1], _FILES[place[0]]))]
         anywhere = self._has_risen(_VMSTAT)
+        if named is not None and named.limit:
+            return Verdict(True, f"the kernel killed it because {_used_up(named.limit, named.group)}")
         if named is not None:
             return Verdict(True, f"the kernel killed it because {_shortage(groups if named.of_group else [])}")
         if risen and not self._log.is_complete:
@@ -174,7 +197,11 @@ def _shortage(groups: list[tuple[int, str]]) -> str:
     if not limits:
         return "the host had no memory left"
     limit, place = min(limits)
-    return f"its control group had used up its limit of {limit / 2**20:.0f} MiB ({place})"
+    return _used_up(limit, place)
+
+
+def _used_up(limit: int, group: str) -> str:
+    return f"its control group had used up its limit of {limit / 2**20:.0f} MiB" + (f" ({group})" if group else "")
 
 
 def _count_in(path: str) -> int | None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: In the environment of a machine and of what it starts: the machine's id.
 MARK: Final = "BIGMACHINE_MACHINE"
 
+#: Thousandths of all memory that a machine seems to use beyond what it does, when a victim is sought.
+_OOM_OFFER: Final = 300
+
 #: include/linux/sched.h: getting shut down.
 _PF_EXITING: Final = 0x4
 
@@ -124,6 +127,16 @@ def kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
+def offer_to_oom_killer(pid: int) -> None:
+    """Have the kernel kill `pid` or what it starts, rather than us or a driver, when there is no memory left.
+
+    A machine that is killed is certified, and its work is done again by another one; a driver's is lost.
+    """
+    place = Path(f"/proc/{pid}/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):  # no /proc, or it is gone
+        place.write_text(str(min(1000, int(place.read_text()) + _OOM_OFFER)))
+
+
 def strays_of(machine_id: str, session: int, known: Collection[int]) -> list[int]:
     """Give those children of ours that the machine left behind. `known` are the children we started ourselves."""
     return [pid for pid in children() if pid not in known and _belongs(pid, machine_id, session)]
@@ -181,6 +194,7 @@ __all__ = [
     "kill_group",
     "look_at",
     "memory_in_use",
+    "offer_to_oom_killer",
     "parse_stat",
     "sample",
     "strays_of",
