@@ -59,8 +59,8 @@ def test_a_lower_case_dns_label_is_a_name(name: str) -> None:
     assert Peer.parse_uri(Peer(name, Role.CLIENT, name).uri).id == name
 
 
-def test_only_agents_and_machines_are_called() -> None:
-    assert [role.value for role in Role if role.serves] == ["agent", "machine"]
+def test_only_agents_machines_and_hosts_to_be_are_called() -> None:
+    assert [role.value for role in Role if role.serves] == ["agent", "machine", "bootstrap"]
 
 
 def test_an_identity_survives_pickle_and_json() -> None:

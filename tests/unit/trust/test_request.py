@@ -73,7 +73,7 @@ def test_what_names_nobody_or_is_no_request_or_has_another_kind_of_key_is_refuse
     nameless = empty.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM)
     names = x509.SubjectAlternativeName([x509.DNSName(PEER.id), x509.UniformResourceIdentifier(PEER.uri)])
     larger = empty.add_extension(names, critical=True).sign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256())
-    for request, why in ((nameless, "names nobody"), (b"no", ""), (larger.public_bytes(Encoding.PEM), "P-256")):
+    for request, why in ((nameless, "names nobody"), (b"no", "PEM"), (larger.public_bytes(Encoding.PEM), "P-256")):
         with pytest.raises(AuthenticationError, match=why):
             AUTHORITY.sign(request, Role.AGENT, PEER.id)
 
