@@ -43,6 +43,7 @@ PUBLIC = [
     "is_driver",
     "register_system",
     "start",
+    "vars",
 ]
 
 ERRORS = {
