@@ -65,7 +65,7 @@ def test_records_are_formatted_and_filtered_by_the_driver(
         "ERROR|root|m1|m1: caught",
     ]
     assert lines.count("m1: between") == 1
-    assert lines[-1] == "ValueError: no luck"
+    assert "ValueError: no luck" in lines
     assert len([line for line in lines if "~" not in line]) == 8  # newer Pythons mark the place
 
 

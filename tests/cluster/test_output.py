@@ -47,6 +47,8 @@ def test_no_death_takes_the_last_line_with_it(run_program: RunProgram, write: Wr
     lines = err.splitlines()
     assert "m1: before the exit" in lines
     assert "m1: no newline" in lines
+    told = next(number for number, line in enumerate(lines) if "machine m1 stopped (exited)" in line)
+    assert lines.index("m1: no newline") < told
     assert "m2: before the fault" in lines
     assert "m2: Fatal Python error: Segmentation fault" in lines
     assert "m3: bytes \ufffd\0 that are no text" in lines

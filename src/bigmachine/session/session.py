@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
@@ -339,7 +340,8 @@ class Session:
         self._owned.pop(machine.machine_id, None)
         place = self._places.pop(machine, None)
         level = logging.DEBUG if is_wanted else logging.WARNING
-        _log.log(level, "%s: machine stopped with error %s", machine.address, error)
+        # After its last output, and where a handler of the program's may take its time.
+        self._display.do(partial(_log.log, level, "%s: machine stopped with error %s", machine.address, error))
         if place is not None:
             self._release(place)
 

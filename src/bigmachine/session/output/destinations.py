@@ -100,8 +100,17 @@ class ToFiles(Nowhere):
         self._session = session
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._files: dict[str, int] = {}
+        self._failed: set[str] = set()
 
     def write(self, machine: str, stream: str, block: str) -> None:
+        try:
+            self._append(machine, block)
+        except OSError as error:
+            if machine not in self._failed:
+                self._failed.add(machine)
+                _log.error("output of %s is lost: its file in %s cannot be written: %s", machine, self._folder, error)
+
+    def _append(self, machine: str, block: str) -> None:
         file = self._files.get(machine)
         if file is None:
             name = f"{self._session}-{machine}" if self._session else machine
@@ -113,6 +122,7 @@ class ToFiles(Nowhere):
             data = data[os.write(file, data) :]
 
     def end(self, machine: str) -> None:
+        self._failed.discard(machine)
         file = self._files.pop(machine, None)
         if file is not None:
             os.close(file)

@@ -83,7 +83,7 @@ class Display:
 
     def do(self, job: Callable[[], object]) -> None:
         """Have something done by the output's thread after what was shown before."""
-        self._worker.post(_SMALL, job)
+        self._worker.post(_SMALL, partial(self._do, job))
 
     # from any thread
 
@@ -121,6 +121,10 @@ class Display:
             else:
                 self._destination.flush()  # or what was printed before it would come after it
                 records.log(logger, name, fields)
+
+    def _do(self, job: Callable[[], object]) -> None:
+        self._destination.flush()
+        job()
 
     def _tell_dropped(self, name: str, stream: str, count: int) -> None:
         lines = self._lines.get((name, stream))

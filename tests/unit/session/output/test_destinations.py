@@ -142,11 +142,16 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     assert not path.name.startswith(".")
 
 
-def test_a_link_in_a_files_place_is_not_followed(files: ToFiles, tmp_path: Path) -> None:
+def test_a_link_in_a_files_place_is_not_followed_and_that_is_told_once(
+    files: ToFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "logs/m1.log").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
-        files.write("m1", "stdout", "one\n")
+    for machine in ("m1", "m2", "m1"):
+        files.write(machine, "stdout", "one\n")
     assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "logs/m2.log").read_text() == "one\n"
+    assert len(caplog.records) == 1
+    assert "output of m1 is lost" in caplog.text
 
 
 # functions
