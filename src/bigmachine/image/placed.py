@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ from bigmachine.image.manifest import File, Kind, Layer, layer_id
 
 #: Files that only one kind of machine can load.
 COMPILED = (".so", ".pyd", ".dylib", ".dll", ".a", ".o")
+
+_as_file = partial(tuple.__new__, File)
 
 
 class Placed(NamedTuple):
@@ -33,7 +37,7 @@ class Placed(NamedTuple):
             (layer.id, layer.kind, layer.name, layer.version, int(layer.pure), int(layer.escapes), layer.mount),
             "" if is_regular else "\0".join(file.path for file in files),
             "\n".join(file.sha256 for file in files),
-            tuple(file.size for file in files),
+            array("q", [file.size for file in files]).tobytes(),
             bytes(file.executable for file in files),
             "\0".join(file.link for file in files) if any(file.link for file in files) else "",
         )
@@ -42,17 +46,19 @@ class Placed(NamedTuple):
     def of_plain(cls, plain: tuple[Any, ...], watched: Sequence[str], base: str, scheme: str) -> Placed:
         """Read what `plain` said; the sources are the first of what is watched."""
         (number, kind, name, version, pure, escapes, mount), paths, digests, sizes, executable, links = plain
-        sources = tuple(watched[: len(sizes)])
+        lengths = memoryview(sizes).cast("q")
+        sources = tuple(watched[: len(lengths)])
         start = len(base)
         rows = zip(
             paths.split("\0") if paths else [scheme + source[start:] for source in sources],
             digests.split("\n"),
-            sizes,
+            lengths,
             map(bool, executable),
             links.split("\0") if links else repeat(""),
             strict=False,  # repeat never ends
         )
-        files = tuple(map(File._make, rows)) if sizes else ()
+        # Past the constructors in Python, which check what is known here and take twice as long.
+        files: tuple[File, ...] = tuple(map(_as_file, rows)) if sizes else ()
         return cls(Layer(number, kind, name, version, files, bool(pure), bool(escapes), mount), sources)
 
 

@@ -67,7 +67,7 @@ def versions(resolution: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in resolution.splitlines():
         name, equals, rest = line.partition("==")
-        if equals and not line.startswith("#"):
+        if equals and not line.lstrip().startswith("#"):
             found[normalized(name.partition("[")[0].strip())] = re.split(r"[\s;]", rest, maxsplit=1)[0]
     return found
 

@@ -108,14 +108,16 @@ def editable_roots(editables: Iterable[Editable]) -> tuple[list[str], list[Tree]
     trees: list[Tree] = []
     for each in editables:
         for top, path in each.tops:
+            place = os.path.dirname(path) if os.path.basename(path).startswith("__init__.") else path
+            is_folder = os.path.isdir(place)
             stem = (
-                path if os.path.isdir(path) else f"{os.path.dirname(path)}/{os.path.basename(path).partition('.')[0]}"
+                place if is_folder else os.path.join(os.path.dirname(place), os.path.basename(place).partition(".")[0])
             )
             inside = f"/{top.replace('.', '/')}"
             if stem.endswith(inside):
                 folders[stem[: -len(inside)]] = None
-            elif os.path.isdir(path):
-                trees.append(Tree(path, safe_name(top), inside=inside[1:]))
+            elif is_folder:
+                trees.append(Tree(place, safe_name(top), inside=inside[1:]))
     return list(folders), trees
 
 

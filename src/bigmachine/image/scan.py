@@ -63,7 +63,7 @@ def scan(
     by_finder, renamed = editable_roots(each for scanned in scans for each in scanned.editables)
     roots = Roots(entry, cache_dir, image.exclude, [os.fspath(each) for each in image.files], distrusted)
     folders = list(dict.fromkeys([*rest, *_of_entry(entry, sites, scripts), *by_finder]))
-    roots.add_all(folders, _implicit(entry, whole_path))
+    roots.add_all(folders, _implicit(entry, whole_path if path is None else ()))
     mounts = [roots.add(tree) for tree in renamed]
     mounts += _with_bigmachine(roots, layers)
     roots.add_files()
@@ -130,7 +130,7 @@ def _of_entry(entry: Entry, sites: Collection[str], scripts: Collection[str]) ->
 
 
 def _implicit(entry: Entry, path: Sequence[str]) -> set[str]:
-    """Return the folders that are on the search path, or beside it, without somebody having put them there."""
+    """Return the folders that are on the program's search path, or beside it, and that nobody put there."""
     found = set()
     if entry.path is not None and not os.path.isdir(entry.path):
         found |= {os.path.dirname(entry.path), os.path.dirname(os.path.realpath(entry.path))}

@@ -38,7 +38,7 @@ State = int
 #: The state of what was too young to be relied on, or is not there: equal to no state that is found.
 UNKNOWN: Final[State] = 0
 
-_MAGIC: Final = b"bigmachine-scan-1 " + sys.implementation.cache_tag.encode() + b"\n"
+_MAGIC: Final = b"bigmachine-scan-2 " + sys.implementation.cache_tag.encode() + b"\n"
 _YOUNG_NS: Final = 1_000_000_000
 _KEPT_SECONDS: Final = 60 * 86_400
 _CHUNK: Final = 1 << 20
@@ -176,7 +176,7 @@ class ScanCache:
         """Write it down, if anything changed. That it cannot be written is no error: the next scan takes longer."""
         if self._file is None or not self._is_changed:
             return
-        body = marshal.dumps(self._units)
+        body = marshal.dumps(self._units, 2)  # later versions look for objects that are the same, of which it has none
         try:
             private_directory(self._file.parent)
             write_atomically(self._file, _MAGIC + hashlib.sha256(body).digest() + body)

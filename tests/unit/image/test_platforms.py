@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bigmachine.errors import ImageError
+from bigmachine.image.foreign import uv_platform
+from bigmachine.image.manifest import Platform
+from bigmachine.image.platforms import takes
+
+OURS = Platform("3.11.7", "cpython-311-x86_64-linux-gnu", "Linux", "x86_64", "glibc 2.36")
+
+
+@pytest.mark.parametrize("libc", ["glibc 2.36", "glibc 2.40", "glibc 3.0"])
+def test_a_c_library_that_is_not_older_can_load_what_is_compiled_here(libc: str) -> None:
+    assert takes(dataclasses.replace(OURS, libc=libc, python="3.11.2"), OURS)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"libc": "glibc 2.28"},
+        {"libc": "musl 1.2"},
+        {"machine": "aarch64"},
+        {"system": "Darwin"},
+        {"python": "3.12.1"},
+        {"abi": "cpython-311d-x86_64-linux-gnu"},
+    ],
+)
+def test_every_other_difference_needs_other_files(other: dict[str, str]) -> None:
+    assert not takes(dataclasses.replace(OURS, **other), OURS)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "name"),
+    [
+        ("Linux", "x86_64", "glibc 2.36", "x86_64-manylinux_2_36"),
+        ("Linux", "aarch64", "glibc 2.30", "aarch64-manylinux_2_28"),
+        ("Linux", "x86_64", "glibc 2.99", "x86_64-manylinux_2_40"),
+        ("Linux", "x86_64", "musl 1.2", "x86_64-unknown-linux-musl"),
+        ("Darwin", "arm64", "", "aarch64-apple-darwin"),
+    ],
+)
+def test_a_platform_has_the_name_of_the_newest_wheels_that_it_takes(
+    system: str, machine: str, libc: str, name: str
+) -> None:
+    assert uv_platform(Platform("3.11.7", "", system, machine, libc)) == name
+
+
+@pytest.mark.parametrize(("system", "machine", "libc"), [("Linux", "x86_64", "glibc 2.12"), ("AIX", "ppc64", "")])
+def test_a_platform_without_wheels_is_refused(system: str, machine: str, libc: str) -> None:
+    with pytest.raises(ImageError, match=f"no packages are known for {system} on {machine}"):
+        uv_platform(Platform("3.11.7", "", system, machine, libc))
