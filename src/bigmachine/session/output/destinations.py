@@ -217,7 +217,7 @@ class ToStderr:
         except OSError:
             return ""
         most = room(rows, columns)
-        shown = list(self._changing.items())
+        shown = sorted(self._changing.items(), key=lambda item: (len(item[0][0]), item[0]))  # m2 before m10
         more = len(shown) - most
         lines = [self._row(machine, text, columns) for (machine, _), text in shown[: most - (more > 0)]]
         if more > 0:

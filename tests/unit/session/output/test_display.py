@@ -147,6 +147,7 @@ def test_a_record_goes_to_the_logger_of_its_name(shown: Shown, caplog: pytest.Lo
 
 def test_the_drivers_levels_hold(shown: Shown, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "svc")
+    caplog.handler.setLevel(logging.NOTSET)
     shown.display.wrote("m1", "log", record("svc.x", logging.WARNING, "careful"))
     shown.display.wrote("m1", "log", record("svc.x", logging.ERROR, "no"))
     assert shown.texts == []

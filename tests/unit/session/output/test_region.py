@@ -20,11 +20,11 @@ class Terminal:
 
     def draw(self, *lines: str) -> str:
         text = self.region.draw(lines, self.screen.lines, self.screen.columns)
-        self.stream.feed(text)
+        self.print(text)
         return text
 
     def print(self, text: str) -> None:
-        self.stream.feed(text.replace("\n", "\r\n"))
+        self.stream.feed(text.replace("\n", "\r\n"))  # as the kernel does for a terminal (ONLCR)
 
     @property
     def shown(self) -> list[str]:
