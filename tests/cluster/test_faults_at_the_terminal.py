@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.processes import below, wait_for, wait_until_gone
 from tests.cluster.programs import IMPORTABLE, Running, StartProgram, WriteProgram
+from tests.cluster.terminal import plain
 
 CTRL_C = b"\x03"
 AT_ONCE = 1.0
@@ -76,8 +77,8 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was written."""
-        return self._text.decode().replace("\r\n", "\n")
+        """What was written, without colours."""
+        return plain(self._text.decode().replace("\r\n", "\n"))
 
     def type(self, keys: bytes) -> None:
         """Press keys."""
