@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def scan(
     rest = [each for each in found if not _is_inside(each, sites) and each not in _script_folders(sites)]
     by_finder, renamed = editable_roots(each for scanned in scans for each in scanned.editables)
     roots = Roots(entry, cache_dir, image.exclude, [os.fspath(each) for each in image.files], distrusted)
-    folders = list(dict.fromkeys([*rest, *_of_entry(entry, sites, scripts), *by_finder]))
+    folders = list(dict.fromkeys([*rest, *_of_entry(entry, rest, sites, scripts), *by_finder]))
     roots.add_all(folders, _implicit(entry, whole_path if path is None else ()))
     mounts = [roots.add(tree) for tree in renamed]
     mounts += _with_bigmachine(roots, layers)
@@ -121,11 +122,11 @@ def _scripts(entry: Entry, scans: Iterable[SiteScan]) -> dict[str, str]:
     return {}
 
 
-def _of_entry(entry: Entry, sites: Collection[str], scripts: Collection[str]) -> list[str]:
+def _of_entry(entry: Entry, path: Collection[str], sites: Collection[str], scripts: Collection[str]) -> list[str]:
     """Return the folder of a main that lies on no path: that of `Image(program=...)`, or of a launcher's program."""
     if entry.path is None or entry.path in scripts or _is_inside(entry.path, sites):
         return []
-    is_folder_or_archive = os.path.isdir(entry.path) or entry.path in sys.path
+    is_folder_or_archive = os.path.isdir(entry.path) or zipfile.is_zipfile(entry.path) or entry.path in path
     return [entry.path if is_folder_or_archive else os.path.dirname(entry.path)]
 
 
@@ -137,12 +138,18 @@ def _implicit(entry: Entry, path: Sequence[str]) -> set[str]:
     else:
         found |= {each for each in (entry.directory, bigmachine._directory) if each}
     given = {os.path.abspath(each) for each in sys.path if each}
+    given.add(_own_package()[0])
     return found | {each for each in path if each not in given}
+
+
+def _own_package() -> tuple[str, str]:
+    """Return the folder where our own package is, and its name."""
+    return os.path.split(os.path.dirname(os.path.abspath(bigmachine.__file__)))
 
 
 def _with_bigmachine(roots: Roots, layers: Iterable[Placed]) -> list[str]:
     """Add ourselves, where we are neither installed nor in a tree, and return what that adds to the search path."""
-    package = os.path.dirname(os.path.abspath(bigmachine.__file__))
+    package = os.path.join(*_own_package())
     is_installed = any(each.layer.name == "bigmachine" and f"{package}/__init__.py" in each.sources for each in layers)
     if is_installed or roots.find(f"{package}/__init__.py") is not None:
         return []
