@@ -193,6 +193,14 @@ class Session:
         places = list(system.launch(count, Ticket(self._id, self.name, authority.issue, self._reactor, self._guest)))
         if not places:
             raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")
+        if len(places) < count:
+            _log.warning(
+                "the system %r started %d of %d machines: it has no more for now; go on with these, or start the "
+                "others later",
+                system.name,
+                len(places),
+                count,
+            )
         owners: list[Owner] = []
         try:
             for place in places:
