@@ -24,7 +24,7 @@ from bigmachine.image.placed import Placed, is_compiled, place
 from bigmachine.image.scan_cache import ScanCache, State, hash_file, state
 
 #: RECORD is the last file that an installer writes, but clocks of file systems are coarse.
-_RECORD_SLACK_NS = 2_000_000_000
+RECORD_SLACK_NS = 2_000_000_000
 
 
 class Unit(NamedTuple):
@@ -130,7 +130,7 @@ class Site:
             if where is None or where[5:] in self.left_out or record.is_left_out(where, info, scripts):
                 continue
             source = posixpath.normpath(f"{self.path}/{row.path}") if ".." in row.path else f"{self.path}/{row.path}"
-            found.add(where, source, recorded=row, until=recorded_at + _RECORD_SLACK_NS)
+            found.add(where, source, recorded=row, until=recorded_at + RECORD_SLACK_NS)
         placed = place(
             "dist",
             name,
@@ -210,4 +210,4 @@ def _disputed(placed: Mapping[str, Placed]) -> dict[str, set[str]]:
     return found
 
 
-__all__ = ["Found", "Site", "Unit"]
+__all__ = ["RECORD_SLACK_NS", "Found", "Site", "Unit"]

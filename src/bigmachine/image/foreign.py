@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image import requirements
+from bigmachine.image import conda, requirements
 from bigmachine.image.image import Image
 from bigmachine.image.manifest import Platform
 from bigmachine.image.placed import Placed, compiled
@@ -74,6 +74,8 @@ def resolved(
         ImageError: Something cannot be had for the target; names the package and what to do.
     """
     is_ours = takes(target, this_platform())
+    if not is_ours:  # wheels bring the libraries that conda has in packages of their own
+        layers = [each for each in layers if not each.layer.name.startswith(conda.NAME)]
     installed = {each.layer.name: _distribution(each, is_ours) for each in layers if each.layer.kind == "dist"}
     if not is_ours:
         for placed in (*layers, *trees):
@@ -144,8 +146,8 @@ class _Uv:
     def layers(self, asked: Sequence[str], pins: Sequence[str], installed: dict[str, Distribution]) -> list[Placed]:
         """Return the layers of what is asked for, resolved within the pins; kept ones of the same version excepted."""
         place = self._cache / self._name("layers", *asked, "", *pins)
-        private_directory(self._cache)
         if not place.is_dir():
+            self._make_cache()
             with tempfile.TemporaryDirectory(dir=self._cache, prefix=".new-") as folder:
                 self._fill(Path(folder), asked, pins, installed)
                 try:
@@ -178,6 +180,15 @@ class _Uv:
         if missing:
             goal = ("--no-deps", "--prefix", str(folder / "prefix"))
             self._run(("pip", "install", *goal, *self._options, *missing), installed)
+
+    def _make_cache(self) -> None:
+        try:
+            private_directory(self._cache)
+        except OSError as error:
+            raise ImageError(
+                f"resolve: packages for another platform are kept in {self._cache}, which cannot be made "
+                f"({error.strerror}): make it writable, or set XDG_CACHE_HOME"
+            ) from error
 
     def _name(self, *parts: str) -> str:
         text = "\0".join((*self._options, *parts))

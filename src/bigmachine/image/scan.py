@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bigmachine
 from bigmachine.image import record
+from bigmachine.image.conda import conda_layers
 from bigmachine.image.editable import imported_by
 from bigmachine.image.entry import Entry
 from bigmachine.image.image import Image
@@ -58,6 +59,8 @@ def scan(
     sites = [each for each in found if os.path.isdir(each) and is_site(each)]
     scans = [scan_site(each, cache_dir, without=image.without, distrusted=distrusted) for each in sites]
     layers = without_shadowed(scans)
+    for prefix in dict.fromkeys(record.prefix_of(site) for site in sites):
+        layers += conda_layers(prefix, cache_dir, distrusted=distrusted)
 
     scripts = _scripts(entry, scans)
     rest = [each for each in found if not _is_inside(each, sites) and each not in _script_folders(sites)]

@@ -118,3 +118,17 @@ def test_importing_the_room_brings_nothing_heavy() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": SOURCE_ROOT}, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["files", "packages", "exclude", "without"])
+def test_what_is_a_list_of_strings_must_be_one(name: str) -> None:
+    with pytest.raises(ImageError, match=rf"{name}='one' is no sequence of strings: give one such as \['"):
+        Image(**{name: "one"})
+
+
+def test_extra_files_are_absolute_at_once_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.bin").touch()
+    assert Image(files=[Path("model.bin")]).files == (str(tmp_path / "model.bin"),)
+    with pytest.raises(ImageError, match=r"gone.bin is not there"):
+        Image(files=["gone.bin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -246,3 +247,34 @@ def test_a_second_scan_of_an_unchanged_environment_opens_no_file_of_it(env: Envi
     assert second.manifest == first.manifest
     # The metadata says whether a package is editable, each time anew.
     assert {os.path.basename(path) for path in opened if path.startswith(str(env.site))} <= {"direct_url.json"}
+
+
+def test_libraries_and_data_of_conda_packages_keep_their_places_in_the_prefix(env: Environment) -> None:
+    prefix = env.root / "env"
+    env.install("pkg", {"pkg.py": ""})
+    files = {
+        "lib/libx.so.1": "library",
+        "share/x/data": "data",
+        "lib/python3.11/site-packages/pkg.py": "",
+        "bin/x": "",
+        "include/x.h": "",
+        "lib/prefixed.conf": f"at {prefix}",
+    }
+    write(prefix, files)
+    (prefix / "lib/libx.so").symlink_to("libx.so.1")
+    described = [
+        {"_path": "lib/libx.so.1", "sha256": sha256("library"), "size_in_bytes": 7},
+        {"_path": "lib/prefixed.conf", "sha256": "0" * 64, "sha256_in_prefix": "1" * 64, "size_in_bytes": 1},
+    ]
+    about = {"name": "x", "version": "1.2", "files": [*files, "lib/libx.so"], "paths_data": {"paths": described}}
+    write(prefix / "conda-meta", {"x-1.2-0.json": json.dumps(about), "history": ""})
+    found = env.scan()
+    conda = layer(found, "conda:x")
+    assert {file.path: file.link or file.sha256 for file in conda.files} == {
+        "data/lib/libx.so": "libx.so.1",
+        "data/lib/libx.so.1": sha256("library"),
+        "data/lib/prefixed.conf": sha256(f"at {prefix}"),
+        "data/share/x/data": sha256("data"),
+    }
+    assert conda.escapes
+    assert found.relocate(str(prefix / "lib/libx.so.1")) == "lib/libx.so.1"
