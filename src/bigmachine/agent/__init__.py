@@ -7,7 +7,7 @@ driver is gone it kills all of them. From the bottom up:
 - pure: `hello` (whom a ClientHello wants), `lease`, `vitals` (hung or busy), `output` (last lines), `events`,
   `certificate`; and `memory` (what is short) and `oom` (who was killed for it), which read the host's files
 - processes: `control` and `loop_channel` (messages with open files), `prctl`, `processes`, `reaper`, `pipes`,
-  `zygote`, `children`, `pyspy`, `control_groups`, `undertaker` (ends what an agent cannot)
+  `zygote`, `preload`, `children`, `pyspy`, `control_groups`, `undertaker` (ends what an agent cannot)
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
   `shortage` (what a machine held), `tcp` (the front door), `tether`, `run`, `main`
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
     from bigmachine.agent.events import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
-    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.launch import LaunchSpec, Preload
     from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
 
 _HOME = {
@@ -36,6 +36,7 @@ _HOME = {
     "MemoryShort": "events",
     "Output": "events",
     "PhaseChanged": "events",
+    "Preload": "launch",
     "Stopped": "events",
     "agent_command": "commands",
 }
@@ -62,6 +63,7 @@ __all__ = [
     "MemoryShort",
     "Output",
     "PhaseChanged",
+    "Preload",
     "Stopped",
     "agent_command",
 ]

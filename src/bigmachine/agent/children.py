@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bigmachine.agent.commands import CONTROL_FD, program_command
 from bigmachine.agent.launch import LaunchSpec, reason_to_spawn
+from bigmachine.agent.preload import Preloader
 from bigmachine.agent.zygote import ForkRefused, Zygote
 from bigmachine.errors import ProvisionError
 
@@ -47,6 +48,7 @@ class Nursery:
         self._interpreter = interpreter
         self._sys_path = sys_path
         self._zygote = zygote
+        self._preloader = None if zygote is None else Preloader(zygote)
         self._files = files
 
     async def start(self, spec: LaunchSpec) -> Child:
@@ -79,6 +81,9 @@ class Nursery:
         if zygote is not None:
             why = zygote.why_not or reason_to_spawn(spec, zygote.interpreter, zygote.environ)
             if not why:
+                if spec.preload and self._preloader is not None:
+                    with contextlib.suppress(ForkRefused):  # it has said why, and the library's zygote remains
+                        return await self._preloader.fork(spec, fds)
                 try:
                     return await zygote.fork(*map(os.dup, fds))
                 except ForkRefused as refusal:

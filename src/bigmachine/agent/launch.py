@@ -21,6 +21,21 @@ _READ_AT_START: Final = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "OMP_", 
 
 
 @dataclass(frozen=True, slots=True)
+class Preload:
+    """The names of modules that a program has loaded: those of installed packages, and its own."""
+
+    installed: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.installed or self.project)
+
+    def without(self, level: int) -> tuple[str, ...]:
+        """Give what to import at the first attempt (`level` 0), the second, and so on; in the end nothing."""
+        return ((*self.installed, *self.project), self.installed, ())[min(level, 2)]
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """All that makes a machine's process the program's copy.
 
@@ -49,6 +64,7 @@ class LaunchSpec:
     limit: int = 16 * 2**30
     threads: int = 256
     levels: dict[str, int] = field(default_factory=dict)
+    preload: Preload = field(default=Preload(), repr=False)
     root: str = ""
     digest: str = ""
 
@@ -60,8 +76,8 @@ class LaunchSpec:
         return replace(self, environ={**environ, "VIRTUAL_ENV": self.root, "PATH": path, **self.environ})
 
     def to_text(self) -> str:
-        """Pickle it, as text for the control socket."""
-        return base64.b64encode(pickle.dumps(self)).decode("ascii")
+        """Pickle it, but for `preload`, as text for the control socket."""
+        return base64.b64encode(pickle.dumps(replace(self, preload=Preload()))).decode("ascii")
 
     @classmethod
     def from_text(cls, text: str) -> LaunchSpec:
@@ -89,4 +105,4 @@ def reason_to_spawn(spec: LaunchSpec, interpreter: list[str], environ: Mapping[s
     return None
 
 
-__all__ = ["LaunchSpec", "reason_to_spawn"]
+__all__ = ["LaunchSpec", "Preload", "reason_to_spawn"]

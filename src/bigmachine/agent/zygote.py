@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +20,14 @@ from bigmachine.agent.commands import CONTROL_FD, zygote_command
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from bigmachine.agent.control import Message
     from bigmachine.agent.loop_channel import LoopChannel
 
 #: A zygote may import torch (2.6 s measured, without byte code far more) before it answers the first time.
 PATIENCE: Final = 60.0
+_STALE: Final = "the files of its modules have changed"
 
 
 class ForkRefused(Exception):
@@ -70,6 +73,33 @@ class Zygote:
                 raise
         return cls(pid, ours, interpreter, environ)
 
+    def sprout(self, orders: Mapping[str, object]) -> Zygote:
+        """Fork another zygote off this one, that does what `orders` say (see `program.preload`) before it forks.
+
+        Raises:
+            ForkRefused: if this one cannot be used.
+        """
+        if self._channel is None or self._loop is None or self._why_not:
+            raise ForkRefused(self._why_not or "the zygote is not attached")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        sprout = Zygote(0, ours, self.interpreter, self.environ)
+        sprout.attach(self._loop)
+        born: asyncio.Future[int] = self._loop.create_future()
+        born.add_done_callback(sprout._on_birth)
+        self._waiting.append(born)
+        self._channel.send({"k": "sprout", **orders}, (theirs.detach(),))
+        return sprout
+
+    def _on_birth(self, born: asyncio.Future[int]) -> None:
+        error = born.exception()
+        if error is not None:
+            self._give_up(str(error))
+            return
+        self.pid = born.result()
+        if self._why_not:  # it was ended before it was there
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to talk to it."""
         from bigmachine.agent.loop_channel import LoopChannel
@@ -81,6 +111,16 @@ class Zygote:
     def why_not(self) -> str:
         """Why it cannot be used any more; empty as long as it can."""
         return self._why_not
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it cannot be used any more because files of its modules have changed."""
+        return self._why_not == _STALE
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a fork of it."""
+        return not self._waiting
 
     async def fork(self, control: int, stdout: int, stderr: int) -> int:
         """Fork a machine that has these files and become its parent; gives its pid. The files are closed here.
@@ -96,7 +136,8 @@ class Zygote:
         self._waiting.append(future)
         timer = self._loop.call_later(PATIENCE, self._give_up, f"the zygote did not answer for {PATIENCE:.0f} s")
         try:
-            self._channel.send({"k": "fork"}, (control, stdout, stderr))
+            # All that has asked before a look at the files of its modules is content with that look.
+            self._channel.send({"k": "fork", "t": time.monotonic_ns()}, (control, stdout, stderr))
             return await future
         finally:
             timer.cancel()
@@ -110,6 +151,8 @@ class Zygote:
             os.close(fd)
         if message.kind == "forked" and self._waiting:
             _resolve(self._waiting.popleft(), message.number("pid"))
+        elif message.kind == "stale":
+            self._give_up(_STALE)
         elif message.kind == "refused":
             self._give_up(message.text("why"))
 
@@ -120,8 +163,9 @@ class Zygote:
         if self._why_not:
             return
         # Its socket is open, so it has not been reaped, and the pid is its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self._abandon(why)
 
     def _abandon(self, why: str) -> None:

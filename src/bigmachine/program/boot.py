@@ -20,9 +20,12 @@ from bigmachine.agent.processes import MARK
 from bigmachine.trust.identity import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bigmachine.agent.control import BlockingChannel, Message
 
 _current: Boot | None = None
+_untimely: list[Untimely] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -35,14 +38,39 @@ class Boot:
     is_served: bool = False
 
 
+class Untimely(BaseException):
+    """What a module asks while it is imported has no answer yet: this process is going to be several machines.
+
+    No `Exception`, so that a module that tries and does without does not keep what is only true here.
+    """
+
+
+@contextlib.contextmanager
+def rehearsing() -> Iterator[list[Untimely]]:
+    """Refuse to say what this process is, while a zygote imports a program's modules; gives what was raised so far."""
+    global _untimely  # as `_current`
+    _untimely = []
+    try:
+        yield _untimely
+    finally:
+        _untimely = None
+
+
 def current() -> Boot | None:
-    """Give this machine's boot record; None in a driver."""
+    """Give this machine's boot record; None in a driver.
+
+    Raises:
+        Untimely: in a zygote that imports a program's modules.
+    """
+    if _untimely is not None:
+        _untimely.append(Untimely("it asks at import whether this process is a driver or a machine"))
+        raise _untimely[-1]
     return _current
 
 
 def is_driver() -> bool:
     """Tell whether this process is a driver."""
-    return _current is None
+    return current() is None
 
 
 def read(message: Message, channel: BlockingChannel) -> Boot:
@@ -84,4 +112,4 @@ def apply(spec: LaunchSpec) -> None:
     os.chdir(spec.cwd)
 
 
-__all__ = ["Boot", "apply", "current", "is_driver", "read"]
+__all__ = ["Boot", "Untimely", "apply", "current", "is_driver", "read", "rehearsing"]

@@ -13,7 +13,8 @@ reproduced:
 - The child keeps no descriptor but its own.
 
 The machine is forked twice over: the process in between exits at once, so that the machine becomes the child of the
-agent, which is a subreaper, and not of the zygote.
+agent, which is a subreaper, and not of the zygote. On request it forks another zygote in the same way, which imports
+a program's modules (`preload`) while this one stays as it is.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import socket
 import ssl
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.agent.commands import CONTROL_FD
 from bigmachine.agent.control import BlockingChannel
 from bigmachine.agent.prctl import die_with, name_process
+from bigmachine.program import preload
+from bigmachine.program.preload import threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bigmachine.agent.control import Message
+    from bigmachine.program.preload import Loaded
 
 #: What every machine will import anyway.
 _OURS: Final = (
@@ -47,6 +51,10 @@ _OURS: Final = (
     "bigmachine.program.serving",
     "bigmachine.session",
 )
+
+
+#: How many files come with a request: a zygote's channel; control, stdout and stderr of a machine.
+_FILES: Final = {"sprout": 1, "fork": 3}
 
 
 class _Refused(Exception):
@@ -71,15 +79,17 @@ def main(orders: dict[str, Any]) -> NoReturn:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     gc.freeze()  # what is here now is looked at by no collection in a machine, either
     with contextlib.suppress(OSError):
-        machine = _serve(channel)
-        if machine is not None:
-            _become(machine, agent)
+        _serve(channel, agent, None)
     os._exit(0)
 
 
-def _serve(channel: BlockingChannel) -> tuple[int, ...] | None:
-    """Fork for each request. Gives the files of a machine in the child, and None in the zygote when that is to end."""
+def _serve(channel: BlockingChannel, agent: int, loaded: Loaded | None) -> None:
+    """Fork for each request, until the agent is gone. `loaded`: what this zygote has beyond the library's modules."""
     while (message := channel.receive()) is not None:
+        if loaded is not None and loaded.is_stale(message.number("t")):
+            _close(message.fds)
+            channel.send({"k": "stale"})
+            return
         try:
             pid = _fork(message)
         except (_Refused, OSError) as error:
@@ -88,15 +98,35 @@ def _serve(channel: BlockingChannel) -> tuple[int, ...] | None:
             continue
         if pid == 0:
             channel.close()
-            return message.fds
+            if message.kind == "sprout":
+                _sprout(message, agent)
+            _become(message.fds, agent, loaded)
         _close(message.fds)
         channel.send({"k": "forked", "pid": pid})
-    return None
+
+
+def _sprout(message: Message, agent: int) -> NoReturn:
+    """Turn this fresh fork into a zygote that has a program's modules."""
+    try:
+        os.setsid()
+        die_with(agent)
+        channel = BlockingChannel(socket.socket(fileno=message.fds[0]))
+        try:
+            loaded = preload.load(message.body)
+        except preload.Unfit as unfit:
+            channel.send({"k": "refused", "why": str(unfit)})
+        else:
+            gc.freeze()
+            _serve(channel, agent, loaded)
+    except OSError:
+        pass  # the agent is gone, and so is whoever would want to know
+    finally:
+        os.killpg(0, signal.SIGKILL)  # with what imports have started; the machines have groups of their own
 
 
 def _fork(message: Message) -> int:
-    """Fork twice; 0 in the machine, its pid in the zygote."""
-    if message.kind != "fork" or len(message.fds) != 3:
+    """Fork twice; 0 in the machine or zygote that is to be, its pid in the zygote."""
+    if len(message.fds) != _FILES.get(message.kind):
         raise _Refused(f"{message.kind!r} with {len(message.fds)} files is no request for a fork")
     if (count := threads()) != 1:
         raise _Refused(f"the zygote has {count} threads, and a fork might hang: which preloaded module starts one?")
@@ -130,15 +160,7 @@ def _fork_again(write: int) -> int:
     return 0
 
 
-def threads() -> int:
-    """Count this process's threads, those that Python does not know included."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
-
-
-def _become(fds: tuple[int, ...], agent: int) -> NoReturn:
+def _become(fds: tuple[int, ...], agent: int, loaded: Loaded | None) -> NoReturn:
     """Turn this fresh fork into a machine's process."""
     os.setsid()
     die_with(agent)
@@ -149,6 +171,8 @@ def _become(fds: tuple[int, ...], agent: int) -> NoReturn:
     control = fds[0]
     _close_others((0, 1, 2, control))
     _reseed()
+    if loaded is not None:
+        loaded.replay()
 
     from bigmachine.program.main import run
 
@@ -174,4 +198,4 @@ def _close(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-__all__ = ["main", "threads"]
+__all__ = ["main"]

@@ -7,14 +7,15 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import SupportsIndex
 
-from bigmachine.agent import LaunchSpec
+from bigmachine.agent import LaunchSpec, Preload
 from bigmachine.errors import InvalidCall
 from bigmachine.image import Entry, Image, search_path
 from bigmachine.machine import Address
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec
+from bigmachine.session import preload
 from bigmachine.session import services as _services
 from bigmachine.trust import Identity
 
@@ -31,6 +32,7 @@ class Order:
     sys_path: Sequence[str]
     limit: int = DEFAULT_LIMIT
     threads: int = DEFAULT_THREADS
+    preload: Preload = field(default_factory=Preload)
 
     @classmethod
     def take(
@@ -62,6 +64,7 @@ class Order:
             entry=entry,
             interpreter=[] if image is None else image.interpreter(),
             sys_path=search_path(),
+            preload=preload.chosen(dict(sys.modules)) if image is None else Preload(),
         )
 
     def spec(self, address: Address, identity: Identity, session: str, system: str, maxprocs: int) -> LaunchSpec:
@@ -84,6 +87,7 @@ class Order:
             limit=self.limit,
             threads=self.threads,
             levels=_levels(),
+            preload=self.preload,
         )
 
 
