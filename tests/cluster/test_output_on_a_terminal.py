@@ -8,7 +8,7 @@ import pyte
 import pytest
 
 from tests.cluster.programs import StartProgram, WriteProgram
-from tests.cluster.terminal import plain, run_in_terminal
+from tests.cluster.terminal import run_in_terminal
 
 BARS = """
 import os, sys, time, bigmachine
@@ -84,7 +84,7 @@ def test_who_wants_no_colours_or_has_a_dumb_terminal_gets_none(
     shown = run_in_terminal(start_program, write("bars.py", BARS), environ=settings)
     assert bool(re.search(r"\x1b\[\d+mm\d", shown)) == has_names
     assert ("\x1b7" in shown) == has_rows
-    lines = re.sub("\x1b[78]", "", plain(shown)).splitlines()
+    lines, _ = on_screen(shown)
     assert len([line for line in lines if re.fullmatch(r"m\d: 100 %\|#{20}", line)]) == 3
 
 
