@@ -133,8 +133,8 @@ class Filler:
             file.write(str(os.getpid()))
 
     def fill(self, size: int, pause: float = 0.0) -> int:
-        """Take `size` bytes (0: all there is), a mebibyte at a time."""
-        while size <= 0 or len(self._kept) < size >> 20:
+        """Take `size` bytes, a mebibyte at a time; 0: until it is killed, or has a gibibyte if nothing bounds it."""
+        while len(self._kept) < (size or 1 << 30) >> 20:
             self._kept.append(bytearray(1 << 20))
             time.sleep(pause)
         return len(self._kept)
