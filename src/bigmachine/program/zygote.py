@@ -49,7 +49,7 @@ _OURS: Final = (
     "bigmachine.rpc",
     "bigmachine.program.main",
     "bigmachine.program.serving",
-    "bigmachine.session",
+    "bigmachine.session.session",
 )
 
 
