@@ -2,6 +2,9 @@
 
 It holds the agent's private key; standard input is a pipe that only the two processes have, so it is never in argv,
 in the environment or in a file. The pipe stays open afterwards: its end is the tether.
+
+An agent that was stage 0 before has a pipe of its own for its orders, JSON until its end, and a socket that listens
+already; the tether is standard input for both.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ from bigmachine.trust.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: Where an agent that was stage 0 finds the listening socket and a pipe with its orders, as `stage0` has it.
+LISTEN_FD: Final = 60
+ORDERS_FD: Final = 61
 
 #: More is not an agent's orders; a mistaken peer must not make it wait for gigabytes.
 _LIMIT: Final = 16 << 20
@@ -89,6 +96,16 @@ class Bootstrap:
         return cls.from_dict(json.loads(data[4:]))
 
     @classmethod
+    def read_all(cls, fd: int) -> Bootstrap:
+        """Read the JSON alone, from a pipe that ends with it, and close that.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        with open(fd, "rb") as file:
+            return cls.from_dict(json.loads(file.read(_LIMIT)))
+
+    @classmethod
     def read(cls, fd: int) -> Bootstrap | None:
         """Read it from a pipe; None if that ends before: then there is no driver any more.
 
@@ -116,4 +133,4 @@ def _read_exactly(fd: int, count: int) -> bytes | None:
     return data
 
 
-__all__ = ["Bootstrap", "Clocks"]
+__all__ = ["LISTEN_FD", "ORDERS_FD", "Bootstrap", "Clocks"]

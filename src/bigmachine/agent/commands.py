@@ -21,7 +21,12 @@ _CODE: Final = (
 
 
 def agent_command(
-    sys_path: list[str], *, python: str = "", interpreter: list[str] | None = None, preload: tuple[str, ...] = ()
+    sys_path: list[str],
+    *,
+    python: str = "",
+    interpreter: list[str] | None = None,
+    preload: tuple[str, ...] = (),
+    inherited: tuple[int, int] | None = None,
 ) -> list[str]:
     """Give the command of an agent, to be started by a driver whose module search path is `sys_path`.
 
@@ -30,12 +35,13 @@ def agent_command(
 
     `python`: the agent's interpreter (default: this one). `interpreter`: the command that starts a Python for programs
     (default: one equal to this); it is known before the orders come, so that the zygote, which imports `preload`, is
-    ready when they do. An empty list: no zygote.
+    ready when they do. An empty list: no zygote. `inherited`: on a host of its own, where stage 0 becomes the agent,
+    the descriptors of the listening socket and of the orders.
     """
-    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode and inherited is None else [])]
     if interpreter is None:
         interpreter = _own_interpreter()
-    orders = json.dumps({"interpreter": interpreter, "sys_path": sys_path, "preload": preload})
+    orders = json.dumps({"interpreter": interpreter, "sys_path": sys_path, "preload": preload, "inherited": inherited})
     return [python or sys.executable, *flags, "-c", _CODE.format(module="agent.main"), json.dumps(sys_path), orders]
 
 

@@ -22,6 +22,8 @@ def main(options: dict[str, Any]) -> None:
     """Be an agent: read the orders from standard input, say the port on standard output, serve until the end."""
     with contextlib.suppress(PermissionError):  # whoever started us saw to it
         os.setsid()  # a Ctrl-C on the driver's terminal is the driver's business
+    for descriptor in options.get("inherited") or ():
+        os.set_inheritable(descriptor, False)  # it is ours, and none of what we start
     os.environ[AGENT_MARK] = os.urandom(8).hex()  # what is forked off the zygote is found by it
     zygote = _start_zygote(options)
     undertaker = Undertaker.engage() if sys.platform.startswith("linux") else None
@@ -31,7 +33,7 @@ def main(options: dict[str, Any]) -> None:
 
     gc.freeze()
     gc.enable()
-    run(zygote, undertaker)
+    run(zygote, undertaker, options.get("inherited"))
 
 
 def _start_zygote(options: dict[str, Any]) -> Zygote | None:

@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.bootstrap import Bootstrap
@@ -17,6 +18,7 @@ from bigmachine.agent.children import Nursery
 from bigmachine.agent.control_groups import ControlGroups
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.host import Host
+from bigmachine.agent.identity import OwnIdentity
 from bigmachine.agent.prctl import become_subreaper, name_process
 from bigmachine.agent.processes import MARK
 from bigmachine.agent.reaper import Reaper
@@ -25,10 +27,9 @@ from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
 from bigmachine.agent.undertaker import AGENT_MARK
 from bigmachine.rpc import Codec, Server, ServiceTable, serve_socket
-from bigmachine.trust import server_context
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Sequence
 
     from bigmachine.agent.undertaker import Undertaker
     from bigmachine.agent.zygote import Zygote
@@ -40,24 +41,30 @@ _SILENCE: Final = 5.0
 _log = logging.getLogger("bigmachine.agent")
 
 
-def run(zygote: Zygote | None, undertaker: Undertaker | None) -> NoReturn:
-    """Read the orders and serve until the end, which is the end of this process."""
+def run(zygote: Zygote | None, undertaker: Undertaker | None, inherited: Sequence[int] | None = None) -> NoReturn:
+    """Read the orders and serve until the end, which is the end of this process.
+
+    `inherited`: the descriptors of a listening socket and of the orders, left by stage 0.
+    """
     logging.basicConfig(format="%(asctime)s bigmachine agent %(levelname)s %(message)s", level=logging.WARNING)
     name_process("bigm-agent")
     if not become_subreaper() and zygote is not None:
         zygote.close()  # its machines would not become ours, and could not be waited for
         zygote = None
     try:
-        orders = Bootstrap.read(0)
+        orders = Bootstrap.read(0) if inherited is None else Bootstrap.read_all(inherited[1])
+        listening = None if inherited is None else socket.socket(fileno=inherited[0])
         if orders is not None:  # else the driver ended before it had said anything
-            asyncio.run(_serve(orders, zygote, undertaker))
+            asyncio.run(_serve(orders, zygote, undertaker, listening))
     except Exception:  # noqa: BLE001 (the edge of the process)
         _log.exception("the agent failed, and ends with its machines")
     finally:
         end_now(undertaker=undertaker)
 
 
-async def _serve(orders: Bootstrap, zygote: Zygote | None, undertaker: Undertaker | None) -> None:
+async def _serve(
+    orders: Bootstrap, zygote: Zygote | None, undertaker: Undertaker | None, listening: socket.socket | None
+) -> None:
     loop = asyncio.get_running_loop()
     reaper = Reaper(loop)
     files = _allow_many_files()
@@ -74,13 +81,13 @@ async def _serve(orders: Bootstrap, zygote: Zygote | None, undertaker: Undertake
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, host.over.set)
     table = ServiceTable()
-    table.register("Agent", Agent(host, table, reaper))
+    identity = OwnIdentity(orders.identity)
+    table.register("Agent", Agent(host, table, reaper, identity))
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
-    context = server_context(orders.identity)
 
     def route(name: str | None, sock: socket.socket) -> bool:
         if name is None or name == orders.identity.id:
-            server.reactor.spawn(serve_socket(sock, context, server), "handshake")
+            server.reactor.spawn(serve_socket(sock, identity.context, server), "handshake")
             return True
         machine = host.find(name)
         if machine is None or machine.certificate is not None:
@@ -88,7 +95,7 @@ async def _serve(orders: Bootstrap, zygote: Zygote | None, undertaker: Undertake
         machine.connect(sock.detach())
         return True
 
-    door = FrontDoor(loop, *orders.listen, route)
+    door = FrontDoor(loop, *orders.listen, route, listening=listening)
     _report(door.port)
     with contextlib.suppress(ImportError):
         # The first connection would import it (12 ms); its driver is still busy dialling.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.events import Event
     from bigmachine.agent.host import Host
     from bigmachine.agent.hosted import Hosted
+    from bigmachine.agent.identity import OwnIdentity
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.reaper import Reaper
     from bigmachine.rpc import ServiceTable
@@ -25,8 +26,9 @@ _REMEMBERED: Final = 1000
 class Agent:
     """Starts machines on this host, ends them, and tells what happens to them. For the driver alone."""
 
-    def __init__(self, host: Host, table: ServiceTable, reaper: Reaper) -> None:
+    def __init__(self, host: Host, table: ServiceTable, reaper: Reaper, identity: OwnIdentity) -> None:
         self._host = host
+        self._identity = identity
         self._table = table
         self._reaper = reaper
         self._launched: deque[Hosted] = deque()
@@ -70,6 +72,23 @@ class Agent:
         if cause not in (Cause.SHUTDOWN, Cause.CANCELLED, Cause.KEEPALIVE_LOST):
             raise InvalidCall(f"cause={cause!r}: a driver stops a machine by 'shutdown', 'cancelled', 'keepalive_lost'")
         await self._host.stop(machine_id, grace_s, Cause(cause))
+
+    async def certificate_request(self) -> bytes:
+        """Make a key on this host, and give the request to certify it (PEM); for a host that has none of its own.
+
+        Raises:
+            InvalidCall: if it has.
+        """
+        return self._identity.request()
+
+    async def adopt(self, certificate: bytes) -> None:
+        """Answer by this certificate (PEM) from now on; connections that there are stay.
+
+        Raises:
+            InvalidCall: if it was not asked for.
+            AuthenticationError: if it is not that of the key that was made here.
+        """
+        self._identity.adopt(certificate)
 
     async def end(self, grace_s: float = 1.0) -> None:
         """End all machines, and the agent once the driver has acknowledged the last event, or after 2 s."""

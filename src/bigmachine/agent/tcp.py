@@ -49,7 +49,10 @@ _TLS_WANTED: Final = (
 
 
 class FrontDoor:
-    """Accepts on a listening socket. `route` gets a name (None: none) and takes a socket, or says False."""
+    """Accepts on a listening socket. `route` gets a name (None: none) and takes a socket, or says False.
+
+    `listening`: a socket that listens already, instead of one at `host` and `port`; it is closed here.
+    """
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class FrontDoor:
         *,
         timeout: float = HELLO_TIMEOUT,
         undecided: int = MAX_UNDECIDED,
+        listening: socket.socket | None = None,
     ) -> None:
         self._loop = loop
         self._route = route
@@ -67,7 +71,8 @@ class FrontDoor:
         self._most = undecided
         self._undecided: dict[_Undecided, None] = {}
         self._next_complaint = 0.0
-        self._socket = _listen(host, port)
+        self._socket = listening or _listen(host, port)
+        self._socket.setblocking(False)
         loop.add_reader(self._socket.fileno(), self._accept)
 
     @property
@@ -194,7 +199,6 @@ def _listen(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setblocking(False)
         sock.bind((host, port))
         sock.listen(_BACKLOG)
     except BaseException:

@@ -1,0 +1,389 @@
+"""The driver's side of stage 0: make a bare host run an agent.
+
+`bring_up` asks what the host is, decides which interpreter the agent runs on, sends what the host lacks, and has stage
+0 become the agent. A host's own Python is taken if it is like the driver's: the same minor version and build, and no
+module less. Otherwise the driver's own goes there, if the host can run it, which its C library decides; that is known
+before a byte of it is sent.
+
+Everything blocks, within bounds. A broken connection is made anew once; what has arrived whole need not travel again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from bigmachine.agent.bootstrap import LISTEN_FD, ORDERS_FD, Bootstrap, Clocks
+from bigmachine.agent.commands import agent_command
+from bigmachine.errors import AuthenticationError, ImageError, NetworkError, ProvisionError
+from bigmachine.image.kit import SITE, kit_bundle
+from bigmachine.image.manifest import Platform
+from bigmachine.image.platforms import libc_version, this_platform
+from bigmachine.image.runtime import CA_FILE, interpreter_bundle
+from bigmachine.trust import Identity, Role, check_peer, stage0_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bigmachine.image.bundle import Bundle
+
+T = TypeVar("T")
+
+#: Makes a connection to a host's port.
+Dial = Callable[[], socket.socket]
+
+#: Modules of the standard library that some hosts' Pythons are without; of these a host needs what the driver has.
+_MODULES: Final = (
+    *("asyncio", "concurrent", "ctypes", "email", "multiprocessing", "sqlite3", "unittest", "venv", "zoneinfo"),
+    *("_asyncio", "_bz2", "_ctypes", "_decimal", "_hashlib", "_lzma", "_multiprocessing", "_posixshmem", "_sqlite3"),
+    *("_queue", "_uuid", "readline", "zlib", "_zoneinfo"),
+)
+_PIECE: Final = 1 << 18
+_REPLY_LIMIT: Final = 1 << 20
+#: Beyond what is sent, a host needs room for what comes later.
+_ROOM: Final = 64 << 20
+
+
+def tcp(host: str, port: int, timeout: float = 10.0) -> Dial:
+    """Return the way to a TCP port."""
+    return lambda: socket.create_connection((host, port), timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What stage 0 says of its host: its Python, its system, its cache and the bytes free there."""
+
+    python: str
+    soabi: str
+    executable: str
+    lacks: tuple[str, ...]
+    openssl: bool
+    system: str
+    machine: str
+    libc: str
+    cache: str
+    free: int
+    uid: int
+    hostname: str
+    cpus: int
+
+    @property
+    def platform(self) -> Platform:
+        """The platform of the host's own Python."""
+        return Platform(self.python, self.soabi, self.system, self.machine, self.libc)
+
+    def place(self, bundle: Bundle) -> str:
+        """Say where a bundle is on this host."""
+        return f"{self.cache}/v1/{bundle.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A host that runs an agent now: on which interpreter, which of its own platform runs programs, too.
+
+    `ca_file`: the certificates of public authorities that came with the interpreter, if it is the driver's; a host that
+    has none needs SSL_CERT_FILE to say so. `sent`: the bytes that went there.
+    """
+
+    facts: HostFacts
+    python: str
+    platform: Platform
+    ca_file: str
+    sent: int
+
+
+#: Told what goes on: the stage (a word) and the bytes sent so far.
+Note = Callable[[str, int], None]
+
+
+class BareHost:
+    """A client of stage 0 at the end of `dial`, which has the identity `server_id`. `host` is for messages."""
+
+    def __init__(self, dial: Dial, driver: Identity, server_id: str, *, host: str, timeout: float = 30.0) -> None:
+        self._dial = dial
+        self._driver = driver
+        self._server_id = server_id
+        self._timeout = timeout
+        self._context: ssl.SSLContext | None = None
+        self._link: ssl.SSLSocket | None = None
+        self.host = host
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def info(self) -> HostFacts:
+        """Ask what the host is.
+
+        Raises:
+            NetworkError, AuthenticationError: if it cannot be reached, or is somebody else.
+        """
+        modules = [name for name in _MODULES if importlib.util.find_spec(name) is not None]
+        facts = self._twice("asking what it is", lambda: self._ask("info", modules=modules))
+        try:
+            return HostFacts(**{**facts, "lacks": tuple(facts["lacks"])})
+        except (TypeError, KeyError) as error:
+            raise ProvisionError(f"{self.host}: its stage 0 is of another version ({error})") from error
+
+    def have(self, bundles: Sequence[Bundle]) -> frozenset[str]:
+        """Ask which bundles are there; gives their names.
+
+        Raises:
+            NetworkError, AuthenticationError: as `info`.
+        """
+        names = [bundle.name for bundle in bundles]
+        return frozenset(self._twice("asking what it has", lambda: self._ask("have", ids=names))["ids"])
+
+    def put(self, bundle: Bundle, note: Note = lambda _stage, _sent: None) -> None:
+        """Send a bundle.
+
+        Raises:
+            ImageError: if the host cannot keep it, or something else arrives.
+            NetworkError, AuthenticationError: as `info`.
+        """
+        self._twice(f"sending it {bundle.name[:20]}", lambda: self._put(bundle, note))
+
+    def exec(self, argv: Sequence[str], orders: str) -> None:
+        """Have stage 0 become `argv`, which finds the port and `orders` (JSON) as descriptors.
+
+        Raises:
+            ProvisionError: if it cannot.
+            NetworkError, AuthenticationError: as `info`.
+        """
+        stage = "starting its agent"
+        with self._naming(stage):
+            self._ask("exec", argv=list(argv), orders=orders)
+            # No answer follows if it succeeds: the connection closes with the program that had it.
+            with contextlib.suppress(EOFError, ConnectionError, ssl.SSLError):
+                reply = self._receive(self._connected())
+                raise ProvisionError(f"{self.host}: {stage} failed: {reply.get('error')}; the program was {argv[0]}")
+        self.close()
+
+    # the way there
+
+    def _twice(self, stage: str, work: Callable[[], T]) -> T:
+        try:
+            with self._naming(stage):
+                return work()
+        except NetworkError:
+            self.close()
+        with self._naming(stage):
+            return work()
+
+    @contextlib.contextmanager
+    def _naming(self, stage: str) -> Iterator[None]:
+        """Say of every error which host and what it was about."""
+        try:
+            yield
+        except TimeoutError as error:
+            self.close()
+            raise NetworkError(
+                f"{self.host}: {stage}: no answer within {self._timeout:g} s; is it overloaded?"
+            ) from error
+        except ssl.SSLError as error:
+            self.close()
+            raise AuthenticationError(
+                f"{self.host}: {stage}: TLS failed ({error.reason or error}); is the port another program's, or of "
+                "another session?"
+            ) from error
+        except (OSError, EOFError) as error:
+            self.close()
+            why = "the connection broke" if isinstance(error, EOFError) else str(error)
+            raise NetworkError(f"{self.host}: {stage}: {why}; did stage 0 end there, or a firewall cut in?") from error
+        except _Failed as failed:
+            text = f"{self.host}: {stage} failed: {failed.text}"
+            if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ImageError(f"{text}; make room there, or choose another folder for the cache") from failed
+            raise (ImageError if failed.verb == "put" else ProvisionError)(text) from failed
+
+    def _connected(self) -> ssl.SSLSocket:
+        if self._link is None:
+            if self._context is None:
+                self._context = stage0_context(self._driver)
+            sock = self._dial()
+            try:
+                sock.settimeout(self._timeout)
+                link = self._context.wrap_socket(sock, server_hostname=self._server_id)
+            except BaseException:
+                sock.close()
+                raise
+            try:
+                check_peer(link, self._driver.session, (Role.BOOTSTRAP,), self._server_id)
+            except AuthenticationError:
+                link.close()
+                raise
+            self._link = link
+        return self._link
+
+    def _ask(self, verb: str, **request: object) -> dict[str, Any]:
+        link = self._connected()
+        _send(link, {"verb": verb, **request})
+        return self._reply(verb, link)
+
+    def _reply(self, verb: str, link: ssl.SSLSocket) -> dict[str, Any]:
+        reply = self._receive(link)
+        if "error" in reply:
+            raise _Failed(verb, str(reply["error"]), reply.get("errno"))
+        return reply
+
+    def _put(self, bundle: Bundle, note: Note) -> None:
+        link = self._connected()
+        _send(
+            link,
+            {
+                "verb": "put",
+                "id": bundle.name,
+                "sha256": bundle.sha256,
+                "size": bundle.size,
+                "unpacked": bundle.unpacked,
+            },
+        )
+        with bundle.path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                link.sendall(piece)
+                self.sent += len(piece)
+                note("sending", self.sent)
+        self._reply("put", link)
+
+    def _receive(self, link: ssl.SSLSocket) -> dict[str, Any]:
+        size = int.from_bytes(_read(link, 4))
+        if size > _REPLY_LIMIT:
+            raise ProvisionError(f"{self.host}: an answer of {size} bytes is not stage 0's: what listens there?")
+        reply = json.loads(_read(link, size))
+        if not isinstance(reply, dict):
+            raise ProvisionError(f"{self.host}: {reply!r} is no answer of stage 0: what listens there?")
+        return reply
+
+
+class _Failed(Exception):
+    def __init__(self, verb: str, text: str, number: int | None) -> None:
+        super().__init__(text)
+        self.verb = verb
+        self.text = text
+        self.errno = number
+
+
+def _send(link: ssl.SSLSocket, request: dict[str, Any]) -> None:
+    data = json.dumps(request).encode()
+    link.sendall(len(data).to_bytes(4) + data)
+
+
+def _read(link: ssl.SSLSocket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = link.recv(count - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data
+
+
+# what goes there
+
+
+def is_fit(facts: HostFacts, ours: Platform) -> bool:
+    """Whether a host's own Python runs what the driver's does: the same minor version and build, no module less."""
+    theirs = facts.platform
+    return (
+        (theirs.system, theirs.minor, _build(theirs.abi)) == (ours.system, ours.minor, _build(ours.abi))
+        and facts.openssl
+        and not facts.lacks
+    )
+
+
+def _build(abi: str) -> str:
+    """Return what a tag of extension modules says of the interpreter alone: `cpython-313t` of ...-x86_64-linux-gnu."""
+    return "-".join(abi.split("-")[:2])
+
+
+def check_runs(bundle: Bundle, what: str, host: str, system: str, machine: str, libc: str) -> None:
+    """Make sure that a host can run the compiled files of a bundle.
+
+    Raises:
+        ImageError: if it cannot; the text names both versions.
+    """
+    ours = this_platform()
+    if (system, machine) != (ours.system, ours.machine):
+        raise ImageError(
+            f"{host} is {system} on {machine}, and {what} is for {ours.system} on {ours.machine}: install Python "
+            f"{ours.minor} there, and the host's own will be used"
+        )
+    if bundle.libc == (0, 0) or not libc:
+        return
+    needed = f"glibc {bundle.libc[0]}.{bundle.libc[1]}"
+    if not libc.startswith("glibc") and "musl" in libc:
+        raise ImageError(f"{host} has {libc}, and {what} needs {needed}: take a host with glibc")
+    if (has := libc_version(libc)) and has < bundle.libc:
+        raise ImageError(
+            f"{host} has {libc}, and {what} needs {needed} or later: install Python {ours.minor} there from its own "
+            "packages, or run the driver on a system that is as old"
+        )
+
+
+def bring_up(
+    host: BareHost,
+    bootstrap: Identity,
+    clocks: Clocks,
+    *,
+    tethered: bool,
+    cache: Path | None = None,
+    preload: tuple[str, ...] = (),
+    note: Note = lambda _stage, _sent: None,
+) -> Raised:
+    """Make the host run an agent; it answers at the port of stage 0, with the identity `bootstrap`.
+
+    Raises:
+        ImageError: if it can run neither its own Python nor the driver's, or has no room.
+        ProvisionError, NetworkError, AuthenticationError: if it cannot be reached, or fails; the text says where.
+    """
+    note("asking", 0)
+    facts = host.info()
+    ours = this_platform()
+    kit = kit_bundle(facts.platform if is_fit(facts, ours) else ours, cache=cache)
+    bundles = [kit]
+    python, platform, ca_file = facts.executable, facts.platform, ""
+    if not is_fit(facts, ours):
+        interpreter = interpreter_bundle(cache=cache)
+        check_runs(interpreter, "the driver's Python", host.host, facts.system, facts.machine, facts.libc)
+        python = f"{facts.place(interpreter)}/bin/python3"
+        platform = replace(ours, libc=facts.libc)
+        ca_file = f"{facts.place(interpreter)}/{CA_FILE}"
+        bundles.append(interpreter)
+    check_runs(kit, "the agent", host.host, facts.system, facts.machine, facts.libc)
+    had = host.have(bundles)
+    lacking = [bundle for bundle in bundles if bundle.name not in had]
+    needed = sum(bundle.size + bundle.unpacked for bundle in lacking) + _ROOM
+    if facts.free < needed:
+        raise ImageError(
+            f"{host.host}: {facts.cache} has {facts.free >> 20} MiB free, and {needed >> 20} MiB are needed: make "
+            "room there, or choose another folder for the cache"
+        )
+    for bundle in lacking:
+        host.put(bundle, note)
+    note("starting", host.sent)
+    sys_path = [f"{facts.place(kit)}/{SITE}"]
+    orders = Bootstrap(bootstrap, clocks, ("", 0), [python], sys_path, tethered=tethered)
+    argv = agent_command(
+        sys_path, python=python, interpreter=[python], preload=preload, inherited=(LISTEN_FD, ORDERS_FD)
+    )
+    host.exec(argv, orders.to_json()[4:].decode())
+    return Raised(facts, python, platform, ca_file, host.sent)
+
+
+__all__ = ["BareHost", "Dial", "HostFacts", "Note", "Raised", "bring_up", "check_runs", "is_fit", "tcp"]
