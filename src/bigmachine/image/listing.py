@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 from bigmachine.errors import ImageError
 from bigmachine.image.record import BYTE_CODE_FOLDER
@@ -18,8 +19,9 @@ class Listing:
         self.is_new = is_new
         self._names = names  # of each folder's files, joined by NUL
 
+    @cached_property
     def folders(self) -> list[str]:
-        """Return the names of the root's folders."""
+        """The names of the root's folders."""
         start = len(self.root) + 1
         return [folder[start:] for folder in self._names if folder.rfind("/") == start - 1]
 

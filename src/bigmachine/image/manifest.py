@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -55,7 +55,7 @@ class Layer:
     kind: Kind
     name: str
     version: str = ""
-    files: tuple[File, ...] = field(default=(), repr=False)
+    files: Sequence[File] = field(default=(), repr=False)
     pure: bool = False
     escapes: bool = False
     mount: str = ""

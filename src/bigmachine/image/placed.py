@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from bigmachine.image.manifest import File, Kind, Layer, layer_id
 
 #: Files that only one kind of machine can load.
 COMPILED = (".so", ".pyd", ".dylib", ".dll", ".a", ".o")
-
-_as_file = partial(tuple.__new__, File)
 
 
 class Placed(NamedTuple):
@@ -46,11 +44,42 @@ class Placed(NamedTuple):
     def of_plain(cls, plain: tuple[Any, ...], watched: Sequence[str], base: str, scheme: str) -> Placed:
         """Read what `plain` said; the sources are the first of what is watched."""
         (number, kind, name, version, pure, escapes, mount), paths, digests, sizes, executable, links = plain
+        files = RememberedFiles(paths, digests, sizes, executable, links, watched, len(base), scheme)
+        layer = Layer(number, kind, name, version, files, bool(pure), bool(escapes), mount)
+        return cls(layer, tuple(watched[: len(files)]))
+
+
+class RememberedFiles(Sequence[File]):
+    """A layer's files as they are remembered; they are made when somebody asks for them.
+
+    Mostly nobody does: a machine that knows the layer by its id needs no list of what is in it.
+    """
+
+    def __init__(
+        self,
+        paths: str,
+        digests: str,
+        sizes: bytes,
+        executable: bytes,
+        links: str,
+        watched: Sequence[str],
+        start: int,
+        scheme: str,
+    ) -> None:
+        self._plain = paths, digests, sizes, executable, links
+        self._watched = watched
+        self._start = start
+        self._scheme = scheme
+
+    @cached_property
+    def _files(self) -> tuple[File, ...]:
+        paths, digests, sizes, executable, links = self._plain
+        if not sizes:
+            return ()
         lengths = memoryview(sizes).cast("q")
-        sources = tuple(watched[: len(lengths)])
-        start = len(base)
+        sources = self._watched[: len(lengths)]
         rows = zip(
-            paths.split("\0") if paths else [scheme + source[start:] for source in sources],
+            paths.split("\0") if paths else [self._scheme + source[self._start :] for source in sources],
             digests.split("\n"),
             lengths,
             map(bool, executable),
@@ -58,8 +87,31 @@ class Placed(NamedTuple):
             strict=False,  # repeat never ends
         )
         # Past the constructors in Python, which check what is known here and take twice as long.
-        files: tuple[File, ...] = tuple(map(_as_file, rows)) if sizes else ()
-        return cls(Layer(number, kind, name, version, files, bool(pure), bool(escapes), mount), sources)
+        return tuple(map(partial(tuple.__new__, File), rows))
+
+    def __len__(self) -> int:
+        return len(self._plain[2]) // 8
+
+    @overload
+    def __getitem__(self, index: int) -> File: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[File, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> File | tuple[File, ...]:
+        return self._files[index]
+
+    def __iter__(self) -> Iterator[File]:
+        return iter(self._files)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._files == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._files)
+
+    def __reduce__(self) -> tuple[type[tuple[File, ...]], tuple[tuple[File, ...]]]:
+        return tuple, (self._files,)
 
 
 def place(

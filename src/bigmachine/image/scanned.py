@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +87,7 @@ class Scan:
         self.manifest = manifest
         self.sources = Sources(placed)
         self._placed = tuple(placed)
-        self._places = dict(sorted(places.items(), key=lambda item: -len(item[0])))  # the innermost first
+        self._places = places
         self._cache_dir = cache_dir
         self._scripts = scripts
 
@@ -96,7 +96,10 @@ class Scan:
         return self._relocated(os.path.normpath(path)) or self._relocated(os.path.realpath(path))
 
     def _relocated(self, path: str) -> str | None:
-        return self._files.get(path) or self._folders.get(path) or self._scripts.get(path) or self._places.get(path)
+        # The trees first: they are small, and mostly it is they that are asked for.
+        return (
+            self._places.get(path) or self._in_trees.get(path) or self._scripts.get(path) or self._in_layers.get(path)
+        )
 
     @property
     def site(self) -> str:
@@ -116,18 +119,21 @@ class Scan:
                 yield placed.layer, file, source
 
     @cached_property
-    def _files(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for layer, file, source in self._rows():
-            found.setdefault(source, self.place_of(layer, file))
-        return found
+    def _in_trees(self) -> dict[str, str]:
+        return self._map(each for each in self._placed if each.layer.mount)
 
     @cached_property
-    def _folders(self) -> dict[str, str]:
+    def _in_layers(self) -> dict[str, str]:
+        return self._map(each for each in self._placed if not each.layer.mount)
+
+    def _map(self, placed: Iterable[Placed]) -> dict[str, str]:
+        """Say where in the image the files of layers are, and the folders that are named there as they are here."""
         found: dict[str, str] = {}
-        for source, place in self._files.items():
-            folder, inside = posixpath.dirname(source), posixpath.dirname(place)
-            # Up as far as both have the same names: above that it is another folder.
+        for each in placed:
+            for file, source in zip(each.layer.files, each.sources, strict=True):
+                found.setdefault(source, self.place_of(each.layer, file))
+        for source, place in list(found.items()):
+            folder, inside = posixpath.split(source)[0], posixpath.split(place)[0]
             while inside and folder not in found and posixpath.basename(folder) == posixpath.basename(inside):
                 found[folder] = inside
                 folder, inside = posixpath.dirname(folder), posixpath.dirname(inside)

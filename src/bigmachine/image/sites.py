@@ -15,16 +15,20 @@ from bigmachine.image import record
 from bigmachine.image.distributions import Site
 from bigmachine.image.editable import Editable, editable, pth_files
 from bigmachine.image.listing import Listing, listing
-from bigmachine.image.manifest import File
 from bigmachine.image.placed import Placed, place
 from bigmachine.image.scan_cache import ScanCache
 
 
 class SiteScan(NamedTuple):
-    """What one directory has: its layers, its packages that are elsewhere, and `.pth` lines to be rewritten."""
+    """What one directory has: layers, top-level names, packages that are elsewhere, `.pth` lines to be rewritten.
+
+    `regular` are those of the top-level names that hide the same ones in later directories.
+    """
 
     path: str
     placed: list[Placed]
+    tops: frozenset[str]
+    regular: frozenset[str]
     editables: list[Editable]
     pth: list[str]
 
@@ -74,11 +78,12 @@ def scan_site(
     by_finder = frozenset[str]().union(*(each.left_out for each in editables if each.tops))
     lines = [line for each in moved if each.name not in by_finder for line in each.lines]
     kept = [each for each in layers if (each.layer.name, each.layer.version) not in gone and each.sources]
-    return SiteScan(path, kept, editables, lines)
+    tops = frozenset(map(_top, (*found.folders, *found.names())))
+    return SiteScan(path, kept, tops, frozenset(_regular(found)), editables, lines)
 
 
 def _infos(found: Listing) -> list[str]:
-    folders = (name for name in found.folders() if name.endswith((".dist-info", ".egg-info")))
+    folders = (name for name in found.folders if name.endswith((".dist-info", ".egg-info")))
     return sorted({*folders, *(name for name in found.names() if name.endswith(".egg-info"))})
 
 
@@ -109,21 +114,22 @@ def without_shadowed(scans: Iterable[SiteScan]) -> list[Placed]:
     kept: list[Placed] = []
     for scan in scans:
         visible = [each for each in scan.placed if each.layer.kind != "dist" or each.layer.name not in names]
-        if tops:
+        if not tops.isdisjoint(scan.tops):
             visible = [left for each in visible if (left := _without_tops(each, tops)) is not None]
         names |= {each.layer.name for each in visible if each.layer.kind == "dist"}
-        tops |= {top for each in visible for top in _regular_tops(each.layer.files)}
+        tops |= scan.regular
         kept += visible
     return kept
 
 
-def _regular_tops(files: Iterable[File]) -> set[str]:
-    found = set()
-    for file in files:
-        parts = file.path.split("/")
-        if parts[0] == "site" and (len(parts) == 2 or (len(parts) == 3 and parts[2].startswith("__init__."))):
-            found.add(parts[1].partition(".")[0] if len(parts) == 2 else parts[1])
-    return found
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _regular(found: Listing) -> set[str]:
+    """Return the top-level modules, and the packages that are no namespaces, which could be in several directories."""
+    packages = (folder for folder in found.folders if any(_top(name) == "__init__" for name in found.names(folder)))
+    return {*packages, *(_top(name) for name in found.names())}
 
 
 def _without_tops(placed: Placed, tops: Collection[str]) -> Placed | None:
@@ -139,7 +145,7 @@ def _without_tops(placed: Placed, tops: Collection[str]) -> Placed | None:
 
 def _is_below(path: str, tops: Collection[str]) -> bool:
     parts = path.split("/")
-    return parts[0] == "site" and parts[1].partition(".")[0] in tops and not parts[1].endswith("-info")
+    return parts[0] == "site" and _top(parts[1]) in tops and not parts[1].endswith("-info")
 
 
 __all__ = ["SiteScan", "is_site", "scan_site", "without_shadowed"]
