@@ -232,6 +232,8 @@ class Hosted:
         elif message.kind == "phase":
             self._drain()
             self._feed.phase(self.id, message.text("phase"))
+            if message.number("ack") and self._channel is not None:
+                self._channel.send({"k": "phased"})  # what it writes from now on belongs to the phase
         elif message.kind == "serving":
             self.is_serving = True
             self._vitals.serves(self._loop.time())

@@ -10,6 +10,7 @@ the control socket is the end of the agent, and so of this process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 #: After a failure has been reported: time for the answer of the call that failed to leave.
 _LAST_ANSWER: Final = 0.1
+#: An agent answers in less than a millisecond; one that is held up holds no init up for longer than this.
+_HEARD: Final = 5.0
 
 
 class SessionFactory(Protocol):
@@ -102,6 +105,7 @@ class _Serving:
         self._supervisor: Supervisor | None = None
         self._context: ssl.SSLContext | None = None
         self._channel: LoopChannel | None = None
+        self._phased = asyncio.Event()
 
     async def run(self, make_session: SessionFactory) -> None:
         machine = self._machine
@@ -110,7 +114,7 @@ class _Serving:
         codec = Codec(by_value=spec.interactive, machine=spec.name, limit=spec.limit)
         server = self._server = Server(table, authorize=authorize, codec=codec, threads=spec.threads)
         server.session = make_session(machine, server)
-        self._supervisor = Supervisor(table, server.session, self.send, self.fail, server.statistics)
+        self._supervisor = Supervisor(table, server.session, self.send, self.fail, server.statistics, self._heard)
         table.register("Supervisor", self._supervisor)
         self._context = server_context(machine.identity)
         waiting = machine.channel.take_over()
@@ -134,6 +138,12 @@ class _Serving:
         self.send(failure.failed(cause, detail, error, failure.describe_call(error)))
         self._loop.call_later(_LAST_ANSWER, self._end, 1)
 
+    async def _heard(self) -> None:
+        # Set for good by the first answer: only the first init follows output that is not shown.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD):
+                await self._phased.wait()
+
     def _end(self, status: int) -> None:
         if not self._status.done():
             self._status.set_result(status)
@@ -145,6 +155,8 @@ class _Serving:
             self.send({"k": "alive", "n": message.number("n")})
         elif message.kind == "dump" and self._server is not None:
             self._server.reactor.spawn(self._dump(message.number("headroom")), "dump")
+        elif message.kind == "phased":
+            self._phased.set()
         elif message.kind == "shutdown":
             self._end(0)
 

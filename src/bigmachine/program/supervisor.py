@@ -18,11 +18,14 @@ from bigmachine.rpc.registrar import Registrar
 from bigmachine.rpc.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 
 class Supervisor:
-    """Installs services on this machine. `send` tells the agent something, `fail` that this machine is over."""
+    """Installs services on this machine. `send` tells the agent something, `fail` that this machine is over.
+
+    `heard` waits until the agent has noted a phase: output of an `init` must not count as that of the phase before.
+    """
 
     def __init__(
         self,
@@ -31,10 +34,12 @@ class Supervisor:
         send: Callable[[Mapping[str, object]], None],
         fail: Callable[[Cause, str, BaseException], None],
         statistics: Statistics | None = None,
+        heard: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._table = table
         self._registrar = Registrar(table, session)
         self._send = send
+        self._heard = heard
         self._fail = fail
         self._statistics = statistics or Statistics()
         self._born = time.time()
@@ -54,7 +59,9 @@ class Supervisor:
         """
         ServiceTable().register(name, service)  # a bad name is the caller's mistake; all that follows is the service's
         if hasattr(service, "init"):
-            self._send({"k": "phase", "phase": "initialising services"})
+            self._send({"k": "phase", "phase": "initialising services", "ack": 1})
+            if self._heard is not None:
+                await self._heard()
         try:
             return await self._registrar.register(name, service, is_last)
         except BaseException as error:

@@ -62,7 +62,7 @@ def test_a_plain_init_runs_in_a_thread_with_the_session() -> None:
     machine, service = Machine(), Plain()
     asyncio.run(machine.supervisor.register("S", service))
     assert service.calls == [("the session", False)]
-    assert machine.sent == [{"k": "phase", "phase": "initialising services"}]
+    assert machine.sent == [{"k": "phase", "phase": "initialising services", "ack": 1}]
 
 
 def test_an_async_init_runs_on_the_loop() -> None:
