@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError
 import bigmachine
 from bigmachine import BigmachineError, InvalidCall, Machine, MachineStopped, Session
 from tests.chaos.blows import BLOWS
-from tests.chaos.operations import AWAITED, PLAIN
+from tests.chaos.operations import AWAITED, PLAIN, Dice
 from tests.chaos.services import Moody, Refused, Target
 
 #: Nothing may take longer: the longest that is due is a machine that stands still until it counts as hung, and the
@@ -122,8 +122,10 @@ class Chaos:
             self.blame(f"not over: {late}; machines: {self._machines}")
         return bool(late)
 
-    def _dice(self, what: str, i: int) -> random.Random:
-        return random.Random(f"{self._seed} {what} {i}")
+    def _dice(self, what: str, i: int) -> Dice:
+        dice = Dice(f"{self._seed} {what} {i}")
+        dice.machines = self._machines
+        return dice
 
     def _any(self, dice: random.Random) -> Machine | None:
         there = [m for m in list(self._machines) if m.state is not bigmachine.State.STOPPED or dice.random() < 0.02]
@@ -175,7 +177,7 @@ class Chaos:
     def _hit(self, i: int) -> None:
         dice = self._dice("hit", i)
         blows, weights = list(BLOWS), list(BLOWS.values())
-        while not self._is_over.wait(dice.random() / 3):
+        while not self._is_over.wait(dice.random() / 5):
             if (machine := self._any(dice)) is not None:
                 [blow] = dice.choices(blows, weights)
                 with self._timed(blow.__name__):

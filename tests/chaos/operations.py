@@ -11,8 +11,14 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
-from bigmachine import Machine, deadline
+from bigmachine import Machine, State, deadline
 from tests.chaos.services import Refused, Target
+
+
+class Dice(random.Random):
+    """Dice, and the machines that there are and were."""
+
+    machines: list[Machine]
 
 
 class Wrong(Exception):
@@ -27,29 +33,37 @@ def expect(got: object, wanted: object) -> None:
 # from plain threads
 
 
-def echo(machine: Machine, dice: random.Random) -> None:
+def echo(machine: Machine, dice: Dice) -> None:
     token = dice.random()
     expect(machine.call(Target.echo, token), token)
 
 
-def echo_large(machine: Machine, dice: random.Random) -> None:
+def echo_large(machine: Machine, dice: Dice) -> None:
     data = dice.randbytes(dice.randrange(3 * 2**20))
     expect(machine.call(Target.echo, data) == data, True)
 
 
-def with_deadline(machine: Machine, dice: random.Random) -> None:
+def with_deadline(machine: Machine, dice: Dice) -> None:
     seconds = dice.random() / 2
     with deadline(dice.random() / 2):
         expect(machine.call(Target.sleep, seconds), seconds)
 
 
-def retried(machine: Machine, dice: random.Random) -> None:
+def retried(machine: Machine, dice: Dice) -> None:
     token = dice.random()
     with deadline(4.0):
         expect(machine.retry_call(Target.echo_async, token), token)
 
 
-def refused(machine: Machine, dice: random.Random) -> None:
+def relayed(machine: Machine, dice: Dice) -> None:
+    token = dice.random()
+    there = [other for other in dice.machines if other.state is not State.STOPPED]
+    with deadline(8.0):
+        call = partial(machine.call, Target.relay) if dice.random() < 0.5 else partial(machine.call, Target.relay_async)
+        expect(call(dice.choice([*there, machine]), token), token)
+
+
+def refused(machine: Machine, dice: Dice) -> None:
     word = str(dice.random())
     try:
         machine.call(Target.refuse, word)
@@ -59,7 +73,7 @@ def refused(machine: Machine, dice: random.Random) -> None:
         raise Wrong("no exception arrived")
 
 
-def cancelled(machine: Machine, dice: random.Random) -> None:
+def cancelled(machine: Machine, dice: Dice) -> None:
     call = machine.submit(dice.choice((Target.sleep, Target.sleep_async)), 1.0)
     try:
         call.result(dice.random() / 10)
@@ -67,7 +81,7 @@ def cancelled(machine: Machine, dice: random.Random) -> None:
         call.cancel()
 
 
-def many_at_once(machine: Machine, dice: random.Random) -> None:
+def many_at_once(machine: Machine, dice: Dice) -> None:
     calls = [machine.submit(Target.echo, i) for i in range(dice.randrange(1, 200))]
     errors = []
     for i, call in enumerate(calls):
@@ -81,14 +95,14 @@ def many_at_once(machine: Machine, dice: random.Random) -> None:
         raise errors[0]
 
 
-def streamed_down(machine: Machine, dice: random.Random) -> None:
+def streamed_down(machine: Machine, dice: Dice) -> None:
     n = dice.randrange(300)
     pause = dice.choice((0.0, 0.001))
     call = partial(machine.call, Target.count) if dice.random() < 0.5 else partial(machine.call, Target.count_async)
     expect(list(call(n, pause)), list(range(n)))
 
 
-def dropped_stream(machine: Machine, dice: random.Random) -> None:
+def dropped_stream(machine: Machine, dice: Dice) -> None:
     call = partial(machine.call, Target.count) if dice.random() < 0.5 else partial(machine.call, Target.count_async)
     stream = call(10_000, 0.001)
     for i in range(dice.randrange(20)):
@@ -97,21 +111,22 @@ def dropped_stream(machine: Machine, dice: random.Random) -> None:
         stream.close()
 
 
-def streamed_up(machine: Machine, dice: random.Random) -> None:
+def streamed_up(machine: Machine, dice: Dice) -> None:
     n = dice.randrange(500)
     expect(machine.call(Target.total, iter(range(n))), sum(range(n)))
 
 
-def supervised(machine: Machine, dice: random.Random) -> None:
+def supervised(machine: Machine, dice: Dice) -> None:
     if not isinstance(machine.call("Supervisor.getpid"), int):
         raise Wrong("no pid")
 
 
-PLAIN: list[Callable[[Machine, random.Random], None]] = [
+PLAIN: list[Callable[[Machine, Dice], None]] = [
     echo,
     echo_large,
     with_deadline,
     retried,
+    relayed,
     refused,
     cancelled,
     many_at_once,
@@ -124,12 +139,12 @@ PLAIN: list[Callable[[Machine, random.Random], None]] = [
 # from an event loop
 
 
-async def echo_awaited(machine: Machine, dice: random.Random) -> None:
+async def echo_awaited(machine: Machine, dice: Dice) -> None:
     token = dice.random()
     expect(await machine.submit(Target.echo_async, token), token)
 
 
-async def gathered(machine: Machine, dice: random.Random) -> None:
+async def gathered(machine: Machine, dice: Dice) -> None:
     n = dice.randrange(1, 100)
     results = await asyncio.gather(*(machine.submit(Target.echo, i) for i in range(n)), return_exceptions=True)
     for i, result in enumerate(results):
@@ -138,7 +153,7 @@ async def gathered(machine: Machine, dice: random.Random) -> None:
         expect(result, i)
 
 
-async def timed_out(machine: Machine, dice: random.Random) -> None:
+async def timed_out(machine: Machine, dice: Dice) -> None:
     try:
         async with asyncio.timeout(dice.random() / 5):
             await machine.submit(Target.sleep_async, 1.0)
@@ -146,7 +161,7 @@ async def timed_out(machine: Machine, dice: random.Random) -> None:
         pass
 
 
-async def streamed_both_ways(machine: Machine, dice: random.Random) -> None:
+async def streamed_both_ways(machine: Machine, dice: Dice) -> None:
     n = dice.randrange(200)
 
     async def numbers() -> AsyncIterator[int]:
@@ -159,13 +174,13 @@ async def streamed_both_ways(machine: Machine, dice: random.Random) -> None:
     expect(got, [2 * i for i in range(n)])
 
 
-async def dropped_async(machine: Machine, dice: random.Random) -> None:
+async def dropped_async(machine: Machine, dice: Dice) -> None:
     async for number in await machine.submit(Target.count_async, 10_000, 0.001):
         if number > dice.randrange(20):
             break
 
 
-AWAITED: list[Callable[[Machine, random.Random], Awaitable[None]]] = [
+AWAITED: list[Callable[[Machine, Dice], Awaitable[None]]] = [
     echo_awaited,
     gathered,
     timed_out,

@@ -10,6 +10,8 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 
+from bigmachine import Machine
+
 #: So often the `init` of a `Moody` service raises.
 MOODY = 0.15
 
@@ -34,6 +36,12 @@ class Target:
     async def sleep_async(self, seconds: float) -> float:
         await asyncio.sleep(seconds)
         return seconds
+
+    def relay(self, other: Machine, value: object) -> object:
+        return other.call(Target.echo, value)
+
+    async def relay_async(self, other: Machine, value: object) -> object:
+        return await other.submit(Target.echo_async, value)
 
     def refuse(self, what: str) -> None:
         raise Refused(what)
