@@ -1,0 +1,183 @@
+"""Put layers together to a real virtual environment: `sys.executable`, console scripts and metadata work in it.
+
+Pure layers that share no top-level name with others are one symbolic link a name. All others are hard links, file by
+file: a library that looks for others relative to itself finds them only beside itself. The environment is built under
+another name and renamed when it is whole; then nothing in it is changed any more but byte code.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from bigmachine.errors import ImageError
+from bigmachine.image.manifest import File, Layer, Manifest
+
+#: The file that says an image is whole, what it is called and which layers it has.
+MARK: Final = "bigmachine-image.json"
+_PTH: Final = "bigmachine.pth"
+_CACHE: Final = "__pycache__"
+#: Linux takes no more of a script's first line.
+_SHEBANG: Final = 127
+_ENTRY: Final = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<attribute>[\w.]+)(?:\s*\[.*\])?\s*")
+
+
+def assemble(manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str) -> None:
+    """Build the image in the new directory `part`, to be renamed to `root`, for the interpreter at `python`.
+
+    `layer` says where a layer's files are.
+
+    Raises:
+        ImageError: if two files would have to be at one place in a way that cannot be.
+        OSError: if something cannot be written.
+    """
+    builder = _Builder(manifest, layer, part, root, python)
+    part.mkdir(mode=0o755)
+    builder.interpreter()
+    for each in manifest.layers:
+        builder.add(each)
+    builder.finish()
+
+
+class _Builder:
+    def __init__(self, manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str) -> None:
+        self._manifest = manifest
+        self._layer = layer
+        self._part = part
+        self._root = root
+        self._python = os.path.realpath(python)
+        self._site = f"lib/python{manifest.platform.minor}/site-packages"
+        self._folders: set[str] = set()
+        tops = Counter(top for each in manifest.layers if each.kind != "tree" for top in _tops(each.files))
+        self._shared = {top for top, count in tops.items() if count > 1}
+
+    def interpreter(self) -> None:
+        """Make what tells an interpreter that it is in a virtual environment (PEP 405)."""
+        minor = self._manifest.platform.minor
+        self._folder("bin")
+        self._folder(self._site)
+        (self._part / "pyvenv.cfg").write_text(
+            f"home = {os.path.dirname(self._python)}\n"
+            "include-system-site-packages = false\n"
+            f"version = {self._manifest.platform.python}\n"
+        )
+        os.symlink(self._python, self._part / "bin/python")
+        for name in ("python3", f"python{minor}"):
+            os.symlink("python", self._part / "bin" / name)
+        os.symlink("lib", self._part / "lib64")
+
+    def add(self, layer: Layer) -> None:
+        """Add a layer; what is there already stays."""
+        source = self._layer(layer.id)
+        linked = self._by_name(layer, source) if layer.pure and not layer.escapes and layer.kind != "tree" else set()
+        caches: set[str] = set()
+        for file in layer.files:
+            if _top(file.path) in linked:
+                continue
+            place = self._place(layer, file.path)
+            folder = place.rpartition("/")[0]
+            self._folder(folder)
+            try:
+                os.link(f"{source}/{file.path}", f"{self._part}/{place}", follow_symlinks=False)
+            except FileExistsError:
+                continue
+            except (NotADirectoryError, IsADirectoryError) as error:
+                raise ImageError(f"assemble: {place} of {layer.name} lies where another package has a file") from error
+            if file.path.endswith(".py"):
+                caches.add(file.path.rpartition("/")[0])
+        for folder in caches:
+            self._byte_code(layer, source, folder)
+        for file in layer.files:
+            if file.path.startswith("site/") and file.path.endswith("-info/entry_points.txt"):
+                self._scripts(source / file.path)
+
+    def _by_name(self, layer: Layer, source: Path) -> set[str]:
+        """Link top-level names that no other layer has; gives those."""
+        linked = set()
+        for top in _tops(layer.files):
+            if top in self._shared or top == _CACHE or top.endswith(".pth"):
+                continue
+            place = self._part / self._site / top
+            if not os.path.lexists(place):
+                os.symlink(source / "site" / top, place)
+                linked.add(top)
+        return linked
+
+    def _place(self, layer: Layer, path: str) -> str:
+        if layer.mount:
+            return f"{layer.mount}/{path}"
+        scheme, _, rest = path.partition("/")
+        return {"site": f"{self._site}/{rest}", "bin": f"bin/{rest}"}.get(scheme, rest)
+
+    def _byte_code(self, layer: Layer, source: Path, folder: str) -> None:
+        """Make room for byte code, and take over what the layer has."""
+        place = f"{self._part}/{self._place(layer, f'{folder}/{_CACHE}' if folder else _CACHE)}"
+        os.makedirs(place, mode=0o755, exist_ok=True)
+        compiled = source / folder / _CACHE
+        for name in os.listdir(compiled) if compiled.is_dir() else ():
+            if not os.path.lexists(f"{place}/{name}"):
+                os.link(compiled / name, f"{place}/{name}")
+
+    def _folder(self, folder: str) -> None:
+        if folder in self._folders:
+            return
+        os.makedirs(self._part / folder, mode=0o755, exist_ok=True)
+        while folder and folder not in self._folders:
+            self._folders.add(folder)
+            folder = folder.rpartition("/")[0]
+
+    def _scripts(self, entry_points: Path) -> None:
+        """Write the scripts that installers make from a distribution's entry points."""
+        parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are not to be lowered
+        try:
+            parser.read_string(entry_points.read_text("utf-8"))
+        except (configparser.Error, UnicodeDecodeError):
+            return  # the installer would not have made scripts either
+        for section in ("console_scripts", "gui_scripts"):
+            for name, target in parser.items(section) if parser.has_section(section) else ():
+                match = _ENTRY.fullmatch(target)
+                place = self._part / "bin" / name
+                if match is not None and "/" not in name and name not in (".", "..") and not os.path.lexists(place):
+                    self._script(place, match["module"], match["attribute"])
+
+    def _script(self, place: Path, module: str, attribute: str) -> None:
+        top = attribute.partition(".")[0]
+        interpreter = f"{self._root}/bin/python"
+        first = f"#!{interpreter}\n"
+        if len(first) > _SHEBANG or " " in interpreter:
+            first = f"#!/bin/sh\n'''exec' \"{interpreter}\" \"$0\" \"$@\"\n' '''\n"
+        place.write_text(
+            f"{first}import sys\nfrom {module} import {top}\n\nif __name__ == '__main__':\n"
+            f"    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n    sys.exit({attribute}())\n"
+        )
+        place.chmod(0o555)
+
+    def finish(self) -> None:
+        """Write what is left, and let nothing be changed any more."""
+        lines = [line.replace("{root}", str(self._root)) for line in self._manifest.pth]
+        if lines:
+            (self._part / self._site / _PTH).write_text("\n".join(lines) + "\n")
+        told = {"digest": self._manifest.digest, "layers": [each.id for each in self._manifest.layers]}
+        (self._part / MARK).write_text(json.dumps(told))
+        for folder in self._folders:
+            os.chmod(self._part / folder, 0o555)  # noqa: S103 (below a directory that is the user's alone)
+
+
+def _top(path: str) -> str:
+    """Give the name in site-packages that a file is below, or is; empty for files elsewhere."""
+    scheme, _, rest = path.partition("/")
+    return rest.partition("/")[0] if scheme == "site" else ""
+
+
+def _tops(files: Iterable[File]) -> set[str]:
+    return {top for file in files if (top := _top(file.path))}
+
+
+__all__ = ["MARK", "assemble"]

@@ -1,0 +1,349 @@
+"""A host's store of layers and images, under one directory that only its user can enter.
+
+    v1/layers/<id>/         a layer's files, read-only, and <id>.json, what it consists of
+    v1/layers/<id>.<x>.part what is arriving; renamed to <id> when it is whole, adopted by the next attempt if not
+    v1/files/aa/<sha256>    contents of trees' files: a tree that was edited shares all the others
+    v1/images/<digest>-<x>/ a virtual environment; x names the interpreter that it is for
+    v1/images/*.lock        held (shared) while machines live in it
+
+Nothing is ever changed in place: what is whole is renamed into its place, and whoever comes second removes his own. So
+any number of processes may use the store at the same time, and none waits for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bigmachine.errors import ImageError
+from bigmachine.image import packs, plan
+from bigmachine.image.assemble import MARK, assemble
+from bigmachine.image.collect import collect, remove
+from bigmachine.image.manifest import Layer, Manifest
+from bigmachine.image.scan_cache import cache_directory
+from bigmachine.image.unpack import Arrival
+
+_UNPACKERS: Final = 2
+_AHEAD: Final = 8
+#: A script that is written and run, to see whether files here can be.
+_PROBE: Final = "#!/bin/sh\nexit 42\n"
+_PROBE_TIMEOUT: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image that is whole: its directory, its digest, and the bytes of files that were taken in for it."""
+
+    root: str
+    digest: str
+    taken: int = 0
+
+
+class Store:
+    """The store at `root` (default: the user's cache directory). `cap`: bytes to keep; None: by the size of the disk.
+
+    Raises:
+        ImageError: if the directory cannot be used: another's, open to others, read-only, or one where nothing can be
+            executed. The text says which.
+    """
+
+    def __init__(self, root: Path | None = None, cap: int | None = None) -> None:
+        self.root = (root or cache_directory()) / "v1"
+        self._cap = cap
+        self._locks: dict[str, int] = {}
+        self._arriving: set[Path] = set()
+        try:
+            self._prepare()
+        except OSError as error:
+            raise self._failed("store", error) from error
+
+    def _prepare(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self.root.parent, self.root):
+            found = directory.stat()
+            if found.st_uid != os.geteuid():
+                raise ImageError(f"store: {directory} belongs to another user (uid {found.st_uid}): choose another")
+            if stat.S_IMODE(found.st_mode) & 0o022:
+                raise ImageError(f"store: others may write to {directory}: chmod 700 it, or choose another")
+        os.chmod(self.root, 0o700)
+        for name in ("layers", "files", "images"):
+            (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        self._probe()
+
+    def _probe(self) -> None:
+        with tempfile.TemporaryDirectory(dir=self.root, prefix="probe-") as directory:
+            script = Path(directory, "probe")
+            script.write_text(_PROBE)
+            script.chmod(0o700)
+            try:
+                status = subprocess.run([script], check=False, timeout=_PROBE_TIMEOUT, stdin=subprocess.DEVNULL)
+            except OSError as error:
+                raise ImageError(
+                    f"store: nothing can be executed in {self.root} ({error.strerror}; is it mounted noexec?): "
+                    "choose another directory"
+                ) from error
+            if status.returncode != 42:
+                raise ImageError(f"store: a script in {self.root} does not run: choose another directory")
+
+    # what is here
+
+    def offer(self, head: bytes, python: str) -> plan.Wanted:
+        """Say what is lacking of an image, to be run by the interpreter at `python`.
+
+        Raises:
+            ImageError: if the head is none.
+        """
+        manifest = plan.decode_head(head)
+        root = self._image(manifest, python)
+        if (root / MARK).is_file():
+            self._hold(root)
+            if (root / MARK).is_file():  # it was not collected in between
+                return plan.Wanted(is_built=True, root=str(root))
+        lacking = [layer for layer in manifest.layers if not self._layer(layer.id).is_dir()]
+        trees = [layer for layer in lacking if layer.kind == "tree"]
+        contents = {file.sha256 for layer in trees for file in layer.files if not file.link}
+        return plan.Wanted(
+            is_built=False,
+            root=str(root),
+            layers=tuple(layer.id for layer in lacking),
+            here=frozenset(sha for sha in contents if self._content(sha).is_file()),
+            unlisted=tuple(layer.id for layer in trees if not layer.files),
+            arrived=frozenset(arrived for layer in lacking for arrived in self._arrived(layer.id)),
+        )
+
+    def _arrived(self, ident: str) -> Iterator[tuple[str, str]]:
+        """Give the files of a layer that came in an earlier attempt, which ended."""
+        for part in self._parts(ident):
+            for path in _files_below(part):
+                yield ident, path
+
+    def _parts(self, ident: str) -> list[Path]:
+        found = (self.root / "layers").glob(f"{ident}.*.part")
+        return [path for path in found if path not in self._arriving and not _is_held(path)]
+
+    def _image(self, manifest: Manifest, python: str) -> Path:
+        kind = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
+        return self.root / "images" / f"{manifest.digest}-{kind}"
+
+    def _layer(self, ident: str) -> Path:
+        return self.root / "layers" / ident
+
+    def _content(self, sha256: str) -> Path:
+        return self.root / "files" / sha256[:2] / sha256
+
+    # what arrives
+
+    def receive(
+        self,
+        head: bytes,
+        python: str,
+        frames: Iterable[bytes],
+        progress: Callable[[int], None] | None = None,
+    ) -> Built:
+        """Take in the frames of what was lacking, and build the image. `progress` is told bytes of files so far.
+
+        What is verified stays when this fails, and need not come again.
+
+        Raises:
+            ImageError: if something that came is wrong, or this host cannot keep it; the text names stage and file.
+        """
+        manifest = plan.decode_head(head)
+        root = self._image(manifest, python)
+        try:
+            try:
+                return self._receive(manifest, root, python, frames, progress)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.collect()
+                raise self._failed("unpack", error) from error
+        except OSError as error:
+            raise self._failed("unpack", error) from error
+
+    def _receive(
+        self,
+        manifest: Manifest,
+        root: Path,
+        python: str,
+        frames: Iterable[bytes],
+        progress: Callable[[int], None] | None,
+    ) -> Built:
+        arrivals: dict[str, Arrival] = {}
+        known = {layer.id: layer for layer in manifest.layers}
+        try:
+            with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="bigmachine-unpack") as workers:
+                self._take_in(known, arrivals, frames, workers, progress)
+            taken = sum(arrival.taken for arrival in arrivals.values())
+            for layer in manifest.layers:
+                if not self._layer(layer.id).is_dir():
+                    self._seal(layer, arrivals)
+        finally:
+            for arrival in arrivals.values():
+                arrival.close()
+                self._arriving.discard(arrival.directory)
+        self._hold(root)
+        if not (root / MARK).is_file():
+            self._build(manifest, root, python)
+        os.utime(self._lock_of(root))
+        self.collect()
+        return Built(str(root), manifest.digest, taken)
+
+    def _take_in(
+        self,
+        known: dict[str, Layer],
+        arrivals: dict[str, Arrival],
+        frames: Iterable[bytes],
+        workers: ThreadPoolExecutor,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        waiting: list[Future[None]] = []
+        for data in frames:
+            kind, body = packs.verify(data)
+            if kind == packs.LISTING:
+                self._listed(known, arrivals, body)
+            elif kind in (packs.PACK, packs.BYTECODE):
+                waiting.append(workers.submit(self._unpack, arrivals, kind, body))
+            while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
+                waiting.pop(0).result()
+            if progress is not None:
+                progress(sum(arrival.taken for arrival in arrivals.values()))
+        for work in waiting:
+            work.result()
+
+    def _listed(self, known: dict[str, Layer], arrivals: dict[str, Arrival], body: bytes) -> None:
+        try:
+            told = plan.unpack(body)
+            ident, listed = told["layer"], plan.files(told["files"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ImageError(f"listing: a layer's listing cannot be read: {error}") from error
+        if ident not in known:
+            raise ImageError(f"listing: layer {str(ident)[:12]} is no part of the image that was offered")
+        plan.check_listing(ident, listed)
+        if ident not in arrivals and not self._layer(ident).is_dir():
+            arrivals[ident] = self._open(replace(known[ident], files=listed))
+
+    def _open(self, layer: Layer) -> Arrival:
+        """Begin to take in a layer, with what came of it before."""
+        directory = self.root / "layers" / f"{layer.id}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        self._arriving.add(directory)
+        for part in self._parts(layer.id):
+            try:
+                os.rename(part, directory)
+                break
+            except OSError:  # another was faster
+                continue
+        else:
+            directory.mkdir(mode=0o700)
+        return Arrival(layer, directory, self._content)
+
+    def _unpack(self, arrivals: dict[str, Arrival], kind: bytes, body: bytes) -> None:
+        head, content = packs.open_pack(body)
+        arrival = arrivals.get(str(head.get("layer")))
+        if arrival is None:  # a layer that is here by now, or one that was not listed: that is found out at the end
+            return
+        if kind == packs.PACK:
+            arrival.pack(head, content)
+        else:
+            arrival.bytecode(head, content)
+
+    def _seal(self, layer: Layer, arrivals: dict[str, Arrival]) -> None:
+        arrival = arrivals.get(layer.id)
+        if arrival is None:
+            if layer.kind == "tree" and layer.files:
+                arrival = arrivals[layer.id] = self._open(layer)  # nothing of it had to come
+            else:
+                raise ImageError(f"unpack: nothing came of {layer.name} {layer.version} (layer {layer.id[:12]})")
+        arrival.complete()
+        listing = self.root / "layers" / f"{layer.id}.json"
+        text = json.dumps({"size": arrival.layer.size, "files": plan.rows(arrival.layer.files)})
+        aside = listing.with_suffix(f".{secrets.token_hex(4)}")
+        aside.write_text(text)
+        os.rename(aside, listing)
+        try:
+            os.rename(arrival.directory, self._layer(layer.id))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove(arrival.directory)  # another was faster
+
+    def _build(self, manifest: Manifest, root: Path, python: str) -> None:
+        part = root.with_name(f"{root.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        try:
+            whole = replace(manifest, layers=tuple(self._with_files(layer) for layer in manifest.layers))
+            assemble(whole, self._layer, part, root, python)
+            try:
+                os.rename(part, root)
+            except OSError:
+                if not (root / MARK).is_file():
+                    raise
+        finally:
+            remove(part)
+
+    def _with_files(self, layer: Layer) -> Layer:
+        told = json.loads((self.root / "layers" / f"{layer.id}.json").read_text())
+        return replace(layer, files=plan.files(told["files"]))
+
+    # what may go
+
+    def _lock_of(self, root: Path) -> Path:
+        return root.with_name(f"{root.name}.lock")
+
+    def _hold(self, root: Path) -> None:
+        """Keep an image from being collected until this process ends."""
+        if str(root) in self._locks:
+            return
+        descriptor = os.open(self._lock_of(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        self._locks[str(root)] = descriptor
+        os.utime(descriptor)
+
+    def collect(self) -> None:
+        """Remove what is above the cap: images nobody is in, the longest unused first, and layers that none has."""
+        with contextlib.suppress(OSError):  # it is done again next time
+            collect(self.root, self._cap, time.time())
+
+    def close(self) -> None:
+        """Let go of the images that were held."""
+        while self._locks:
+            os.close(self._locks.popitem()[1])
+
+    def _failed(self, stage: str, error: OSError) -> ImageError:
+        where = error.filename or self.root
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ImageError(
+                f"{stage}: the disk is full ({where}): make room below {self.root}, or choose another disk"
+            )
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return ImageError(f"{stage}: {where} cannot be written ({error.strerror}): choose another directory")
+        return ImageError(f"{stage}: {where}: {error.strerror or error}")
+
+
+def _is_held(part: Path) -> bool:
+    """Whether the process that takes it in lives."""
+    owner = part.name.split(".")[-2].split("-")[0]
+    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+
+
+def _files_below(directory: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(directory):
+        inside = os.path.relpath(folder, directory)
+        for name in names:
+            if not name.startswith(Arrival.INCOMPLETE):
+                yield name if inside == "." else f"{inside}/{name}"
+
+
+__all__ = ["Built", "Store"]

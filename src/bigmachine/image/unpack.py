@@ -1,0 +1,207 @@
+"""One layer while it arrives: its files are checked, written beside, and put in place one by one.
+
+Whatever has its own name in the directory is whole and verified, so the next attempt can build on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from bigmachine.errors import ImageError
+from bigmachine.image import plan
+from bigmachine.image.manifest import File, Layer
+
+_CHUNK: Final = 4 << 20
+_CACHE: Final = "__pycache__"
+
+
+class Arrival:
+    """Takes in `layer` in `directory`. `content` says where a content is kept by its hash, for trees.
+
+    `pack` and `bytecode` may be called from several threads.
+    """
+
+    #: How the names of files begin that are not whole.
+    INCOMPLETE: Final = ".bigmachine-incomplete-"
+
+    def __init__(self, layer: Layer, directory: Path, content: Callable[[str], Path]) -> None:
+        self.layer = layer
+        self.directory = directory
+        #: Bytes of files so far.
+        self.taken = 0
+        self._content = content
+        self._lock = threading.Lock()
+        self._folders: set[str] = set()
+        self._missing: dict[int, set[tuple[int, int]]] = {}
+        self._sources = {file.path for file in layer.files}
+        for old in directory.glob(f"{self.INCOMPLETE}*"):
+            old.unlink()
+
+    def pack(self, head: Mapping[str, Any], content: memoryview) -> None:
+        """Write the files, or the piece of one, that a pack holds.
+
+        Raises:
+            ImageError: if they are not what the listing says.
+            OSError: if they cannot be written.
+        """
+        begin = 0
+        for at, offset, length in _parts(head):
+            if not 0 <= at < len(self.layer.files) or length < 0 or begin + length > len(content):
+                raise ImageError(f"unpack: a pack of {self.layer.name} has what its listing has not")
+            file, piece = self.layer.files[at], content[begin : begin + length]
+            begin += length
+            if file.link or offset < 0 or offset + length > file.size:
+                raise ImageError(f"unpack: {file.path} of {self.layer.name} comes larger than its listing says")
+            if length == file.size:
+                self._whole(file, piece)
+            else:
+                self._piece(at, file, offset, piece)
+            with self._lock:
+                self.taken += length
+        if begin != len(content):
+            raise ImageError(f"unpack: a pack of {self.layer.name} has bytes that belong to no file")
+
+    def _whole(self, file: File, content: memoryview) -> None:
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise ImageError(
+                f"unpack: {file.path} of {self.layer.name} is not what its listing says (its hash differs)"
+            )
+        self._write(file.path, content, executable=file.executable)
+
+    def _piece(self, at: int, file: File, offset: int, piece: memoryview) -> None:
+        aside = self.directory / f"{self.INCOMPLETE}{at}"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(descriptor, piece, offset)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            got = self._missing.setdefault(at, set())
+            got.add((offset, len(piece)))
+            is_whole = sum(length for _, length in got) == file.size
+        if is_whole:
+            with open(aside, "rb") as opened:
+                if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+                    raise ImageError(f"unpack: {file.path} of {self.layer.name} is not what its listing says")
+            os.chmod(aside, 0o555 if file.executable else 0o444)
+            os.replace(aside, self._place(file.path))
+
+    def bytecode(self, head: Mapping[str, Any], content: memoryview) -> None:
+        """Write byte code of the layer's modules beside them.
+
+        Raises:
+            ImageError: if it is of something else.
+            OSError: if it cannot be written.
+        """
+        begin = 0
+        for name, length in head.get("modules") or ():
+            plan.check_path(name)
+            folder, _, base = name.rpartition("/")
+            source = f"{folder.removesuffix(f'/{_CACHE}')}/{base.partition('.')[0]}.py"
+            if not folder.endswith(f"/{_CACHE}") or not base.endswith(".pyc") or source not in self._sources:
+                raise ImageError(f"unpack: {name!r} is no byte code of {self.layer.name}")
+            self._write(name, content[begin : begin + length], executable=False)
+            begin += length
+
+    def _write(self, path: str, content: memoryview, *, executable: bool) -> None:
+        place = self._place(path)
+        aside = f"{self.directory}/{self.INCOMPLETE}{threading.get_ident()}"
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o555 if executable else 0o444)
+        try:
+            _write_all(descriptor, content, 0)
+        except BaseException:
+            os.unlink(aside)
+            raise
+        finally:
+            os.close(descriptor)
+        os.replace(aside, place)
+
+    def _place(self, path: str) -> str:
+        folder = path.rpartition("/")[0]
+        if folder not in self._folders:
+            os.makedirs(self.directory / folder, mode=0o755, exist_ok=True)
+            self._folders.add(folder)
+        return f"{self.directory}/{path}"
+
+    def complete(self) -> None:
+        """Make what had not to come: links, empty files, contents that are here; and close it for good.
+
+        Raises:
+            ImageError: if something has not come.
+        """
+        is_tree = self.layer.kind == "tree"
+        for file in self.layer.files:
+            place = self._place(file.path)
+            if file.link:
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(file.link, place)
+                continue
+            if not os.path.lexists(place):
+                self._fill_in(file, place, is_tree)
+            if os.lstat(place).st_size != file.size:
+                os.unlink(place)
+                raise ImageError(f"unpack: {file.path} of {self.layer.name} is not whole: start again")
+            if is_tree:
+                self._keep(file, place)
+        self._close_folders()
+
+    def _fill_in(self, file: File, place: str, is_tree: bool) -> None:
+        if file.size == 0:
+            self._write(file.path, memoryview(b""), executable=file.executable)
+            return
+        if is_tree:
+            with contextlib.suppress(FileNotFoundError):
+                kept = self._content(file.sha256)
+                if os.access(kept, os.X_OK) == file.executable:
+                    os.link(kept, place)
+                else:  # the same content with another mode is another file
+                    self._write(file.path, memoryview(kept.read_bytes()), executable=file.executable)
+                return
+        raise ImageError(f"unpack: {file.path} of {self.layer.name} has not come: start again")
+
+    def _keep(self, file: File, place: str) -> None:
+        kept = self._content(file.sha256)
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(place, kept)
+
+    def _close_folders(self) -> None:
+        """Let nothing be changed any more, but byte code be kept."""
+        modules = {file.path.rpartition("/")[0] for file in self.layer.files if file.path.endswith(".py")}
+        for folder, names, _ in os.walk(self.directory, topdown=False):
+            inside = os.path.relpath(folder, self.directory)
+            if os.path.basename(folder) == _CACHE:
+                os.chmod(folder, 0o755)  # noqa: S103 (below a directory that is the user's alone)
+                continue
+            if inside in modules and _CACHE not in names:
+                os.mkdir(f"{folder}/{_CACHE}", 0o755)
+            if folder != str(self.directory):
+                os.chmod(folder, 0o555)  # noqa: S103 (as above)
+
+    def close(self) -> None:
+        """Drop what is not whole."""
+        for old in self.directory.glob(f"{self.INCOMPLETE}*"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def _parts(head: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    try:
+        return [(int(at), int(offset), int(length)) for at, offset, length in head["parts"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImageError(f"unpack: the head of a pack cannot be read: {error}") from error
+
+
+def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
+    while content:
+        written = os.pwrite(descriptor, content[:_CHUNK], offset)
+        content, offset = content[written:], offset + written
+
+
+__all__ = ["Arrival"]
