@@ -27,6 +27,7 @@ from bigmachine.machine.proxy import make_proxy
 from bigmachine.machine.retry import has_stream, retry
 from bigmachine.machine.routes import Address
 from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
+from bigmachine.rpc.direct import ELSEWHERE
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
@@ -165,7 +166,12 @@ class Machine:
         Raises: what the method raises; MachineStopped, NetworkError, InvalidCall, DeadlineExceeded.
         """
         self._refuse_on_loop("call")
-        call = self._submit(method, args, kwargs)
+        name = name_of(method)
+        if not name.startswith("Supervisor."):
+            outcome = self._program.call_directly(name, args, kwargs)
+            if outcome is not ELSEWHERE:
+                return outcome
+        call = self._submit(name, args, kwargs)
         try:
             return call.result()
         except BaseException:

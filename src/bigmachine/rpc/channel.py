@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, NetworkError
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.connection import Connection
-from bigmachine.rpc.lanes import BULK, Lanes
+from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
@@ -58,6 +58,10 @@ class Channel(Lanes):
         self.runs: dict[int, FramedRun] = {}
         self._early: dict[int, tuple[float, _Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
+        #: The connections of threads that read their outcomes by themselves, and the streams that such calls came to,
+        #: until they have a reader.
+        self.directs: set[Connection] = set()
+        self.parked: dict[int, Outgoing] = {}
         server.channels.add(self)
 
     def run_in_thread(self, job: Job) -> None:
@@ -89,16 +93,25 @@ class Channel(Lanes):
         if version != VERSION:
             raise WireError(f"the peer speaks version {version} of the protocol, this side {VERSION}")
         connection.stops_reading_when_full = True
-        if lane != BULK:
+        if lane == MAIN:
             self.token = token
             self.main = connection
             return
         owner = next((c for c in self.server.channels if c.token == token and c.peer == self.peer), None)
         if owner is None:
-            raise WireError("a bulk lane came for a link that is not there")
+            raise WireError("a further lane came for a link that is not there")
         self.server.channels.discard(self)
-        connection.receiver = owner
-        owner.bulk = connection
+        if lane == BULK:
+            connection.receiver = owner
+            owner.bulk = connection
+        else:
+            from bigmachine.rpc.direct_channel import DirectChannel
+
+            connection.receiver = DirectChannel(owner, connection)
+
+    def reader_is_there(self, ident: int) -> None:
+        if (stream := self.parked.pop(ident, None)) is not None:
+            stream.start()
 
     def _call(
         self,
@@ -143,12 +156,8 @@ class Channel(Lanes):
         if key is not None and not self._is_first(run, key):
             return
         self.runs[ident] = run
-        if method.gate is not None and not method.gate.enter(run):
-            return
-        if method.is_async:
-            self.begin(run, None)
-        else:
-            self.server.pool.submit(run)
+        if method.gate is None or method.gate.enter(run):
+            self.start(run)
 
     def _wait(self, ident: int, early: _Early) -> None:
         """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""
@@ -281,8 +290,7 @@ class Channel(Lanes):
         self.main = None
         self._early.clear()
         self.server.channels.discard(self)
-        if self.bulk is not None:
-            self.bulk.abort(error)
+        self._end_further_lanes(error)
         for run in list(self.runs.values()):
             if run.entry is None:
                 self._abandon(run)
@@ -294,6 +302,14 @@ class Channel(Lanes):
                     channel._refuse(ident, _broken_off(run.method.name))
         self.runs.clear()
         self.end_streams(NetworkError(f"the connection of {self.peer.id} was lost"))
+
+    def _end_further_lanes(self, error: Exception | None) -> None:
+        if self.bulk is not None:
+            self.bulk.abort(error)
+        for direct in list(self.directs):
+            direct.abort(error)
+        for ident in list(self.parked):
+            self.reader_is_there(ident)  # and is gone: they end with the other streams
 
 
 def _broken_off(method: str) -> NetworkError:

@@ -171,12 +171,13 @@ class Connector(Lanes):
         # A new one each time: the peer may not have noticed yet that the last connection is over, and the bulk lane
         # must not come to that one.
         self._token = os.urandom(16)
-        connection.send(self._hello(MAIN))
+        connection.send(self.greeting(MAIN))
         self._when_changed()
         if self.on_up is not None:
             self.on_up()
 
-    def _hello(self, lane: int) -> bytes:
+    def greeting(self, lane: int) -> bytes:
+        """Encode what is sent first on a connection: which link it belongs to, and as what."""
         return small_frame(HELLO, 0, 0, pickle.dumps((VERSION, self._token, lane), 5))
 
     def _open_bulk(self) -> None:
@@ -195,7 +196,7 @@ class Connector(Lanes):
                 connection.close()
             else:
                 self.bulk = connection
-                connection.send(self._hello(BULK))
+                connection.send(self.greeting(BULK))
         self._dialling_bulk = None
         self._when_bulk_is_settled()
 

@@ -13,6 +13,7 @@ from bigmachine.rpc.streams import StreamHost
 
 MAIN = 0
 BULK = 1
+DIRECT = 2  # for a thread that reads it by itself: see `direct`
 
 
 class Lanes(StreamHost):

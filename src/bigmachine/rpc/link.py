@@ -29,8 +29,9 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.connector import Connector, Dialer
-from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.losses import fresh
+from bigmachine.rpc.context import get_current, get_deadline
+from bigmachine.rpc.direct import ELSEWHERE, Direct
+from bigmachine.rpc.losses import fresh, not_rebuilt
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.near import Near
 from bigmachine.rpc.outgoing import Outgoing
@@ -42,6 +43,8 @@ from bigmachine.rpc.unsent import close_unsent
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
+    CREDIT,
+    CREDIT_PAYLOAD,
     ERROR,
     LARGE,
     OVERSIZED,
@@ -98,6 +101,8 @@ class Link(Connector):
         self.is_ready = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
+        dial = getattr(dialer, "dial_blocking", None)
+        self._direct = None if dial is None else Direct(self, dial)
         self._pool: ThreadPool | None = None
         self._next_note = 0.0
         self._tamper: Tamper | None = None
@@ -178,6 +183,49 @@ class Link(Connector):
     def call(self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Send a call and wait for its outcome."""
         return self.submit(method, args, kwargs, timeout).result()
+
+    def call_directly(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make a call by the connection for threads that wait; ELSEWHERE if it has to be submitted instead.
+
+        Raises: what the method raises; MachineStopped, NetworkError, InvalidCall.
+        """
+        # With other calls under way the loop is awake, and gets through more of them than a thread each.
+        if self._direct is None or not self.is_ready or self._pending:
+            return ELSEWHERE
+        if get_deadline() is not None or get_current() is not None:
+            return ELSEWHERE
+        return self._direct.call(method, args, kwargs)
+
+    # for that connection, on its caller's thread
+
+    def next_ident(self) -> int:
+        """Return an id for a call."""
+        return next(self._idents)
+
+    def watch(self) -> None:
+        """Have the heartbeat watch the connection while something is waited for."""
+        if not self._heartbeat.is_on:
+            self.reactor.post(self._heartbeat.start)
+
+    def adopt(self, call: Call[Any], kind: str) -> Call[Any]:
+        """Make a call's outcome the stream that the peer keeps for it."""
+        return self._passed(call, self._adopt, kind)
+
+    def lost_directly(self, call: Call[Any], cause: BigmachineError) -> Call[Any]:
+        """Have it judged what became of a call whose connection broke."""
+        return self._passed(call, self._lost_directly, cause)
+
+    def _passed(self, call: Call[Any], function: Callable[..., object], *args: Any) -> Call[Any]:
+        try:
+            self.reactor.post(function, call, *args)
+        except RuntimeError:
+            call.fail(fresh(self._closed or NetworkError(f"the event loop of the link to {self.name} has ended")))
+        return call
+
+    def oversized(self, method: str, payload: Buffer) -> InvalidCall:
+        """Say that a result is above the limit."""
+        size = bytes(payload).decode()
+        return InvalidCall(f"the result of {method} has {size} bytes, above the limit of {self.codec.limit:,} here")
 
     def close(self, error: BaseException) -> None:
         """End the link for good; what is pending or comes later fails with `error`."""
@@ -379,7 +427,7 @@ class Link(Connector):
                     try:
                         value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
                     except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
-                        call.fail(_not_rebuilt(exc, call.name))
+                        call.fail(not_rebuilt(exc, call.name))
                     else:
                         call.finish(value)
                     if (buffers or len(payload) > LARGE) and connection is self.main:
@@ -398,9 +446,7 @@ class Link(Connector):
 
     def _special(self, call: Call[Any], flags: int, payload: Buffer) -> None:
         if flags & OVERSIZED:
-            size = bytes(payload).decode()
-            text = f"the result of {call.name} has {size} bytes, above the limit of {self.codec.limit:,} here"
-            call.fail(InvalidCall(text))
+            call.fail(self.oversized(call.name, payload))
             return
         kind = pickle.loads(payload)
         call.finish(self.open_stream(call.ident, kind, f"{call.name} on {self.name}"))
@@ -413,10 +459,23 @@ class Link(Connector):
 
     def is_waiting(self) -> bool:
         """Tell whether calls or streams wait for something to come."""
-        return bool(self._pending or self.incoming or self.outgoing)
+        is_direct = self._direct is not None and self._direct.is_waiting
+        return bool(is_direct or self._pending or self.incoming or self.outgoing)
 
     def _has_unsent(self) -> bool:
         return bool(self._waiting)
+
+    def _adopt(self, call: Call[Any], kind: str) -> None:
+        if self.main is None:
+            self._lost_directly(call, NetworkError(f"the connection to {self.name} was lost with the stream"))
+            return
+        stream = self.open_stream(call.ident, kind, f"{call.name} on {self.name}")
+        self.transmit(small_frame(CREDIT, 0, call.ident, CREDIT_PAYLOAD.pack(0, 0)))
+        if not call.finish(stream):
+            stream.close()  # it was given up
+
+    def _lost_directly(self, call: Call[Any], cause: BigmachineError) -> None:
+        self.reactor.spawn(self._judge([call], [], cause), f"judge {self.name}")
 
     def _when_changed(self) -> None:
         self._check_ready()
@@ -432,6 +491,8 @@ class Link(Connector):
 
     def _when_down(self, cause: BigmachineError) -> None:
         self.is_ready = False
+        if self._direct is not None:
+            self._direct.drop()
         self._waiting.update(self._for_bulk)  # nothing of them was sent
         self._for_bulk = {}
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
@@ -480,6 +541,8 @@ class Link(Connector):
         self._closed = error
         self.is_ready = False
         self._heartbeat.stop()
+        if self._direct is not None:
+            self._direct.drop()
         for dialling in (self._dialling, self._dialling_bulk):
             if dialling is not None:
                 dialling.cancel()
@@ -516,9 +579,3 @@ def _time_left(limit: float, timeout: float | None, method: str) -> float:
 def _stop_timer(call: Call[Any]) -> None:
     if call.timer is not None:
         call.timer.cancel()
-
-
-def _not_rebuilt(exc: BaseException, method: str) -> InvalidCall:
-    error = InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")
-    error.__cause__ = exc
-    return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from bigmachine.errors import AuthenticationError, BigmachineError, MachineStopped, NetworkError
+from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, MachineStopped, NetworkError
 
 
 class PeerGone(NetworkError):
@@ -43,3 +43,10 @@ def translate_loss(error: Exception | None, name: str) -> BigmachineError:
     if error is None:
         return NetworkError(f"the connection to {name} was closed by the other side")
     return as_network_error(error, name)
+
+
+def not_rebuilt(exc: BaseException, method: str) -> InvalidCall:
+    """Say that a result cannot be unpickled on this side."""
+    error = InvalidCall(f"the result of {method} could not be rebuilt here: {type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error

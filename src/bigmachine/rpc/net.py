@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.rpc")
 ALPN = "bigmachine/1"
 HANDSHAKE_TIMEOUT = 10.0
+#: A blocking connection that is silent is probed after 10 s, and given up when the peer acknowledges nothing for 20 s.
+_WATCHED = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 20_000}
 #: Of what a peer that is refused had to say, so much is read.
 _UNREAD = 64 * 1024
 
@@ -76,6 +78,44 @@ class TlsDialer:
             connection.abort()
             raise NetworkError(f"{where} does not speak {ALPN}")
         return cast(Connection, connection)
+
+    def dial_blocking(self) -> ssl.SSLSocket:
+        """Connect in the calling thread; the socket has the dialler's time-outs.
+
+        Raises: NetworkError, AuthenticationError.
+        """
+        where = f"{self.server_id} ({self.host}:{self.port})"
+        with contextlib.ExitStack() as opened:
+            try:
+                sock = opened.enter_context(self._connected())
+                sock.settimeout(self.handshake_timeout)
+                secured = opened.enter_context(self.context.wrap_socket(sock, server_hostname=self.server_id))
+            except Exception as exc:
+                raise as_network_error(exc, where) from exc
+            check_peer(secured, self.session, self.roles, self.server_id)
+            if secured.selected_alpn_protocol() != ALPN:
+                raise NetworkError(f"{where} does not speak {ALPN}")
+            opened.pop_all()
+            return secured
+
+    def _connected(self) -> socket.socket:
+        if self.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(self.connect_timeout)
+                sock.connect(self.path)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        sock = socket.create_connection((self.host, self.port), self.connect_timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Nobody pings here: what something between has forgotten, or a host that is gone, is for TCP to find out.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _WATCHED.items():
+            if (number := getattr(socket, option, None)) is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, number, value)
+        return sock
 
     async def _target(self, loop: asyncio.AbstractEventLoop) -> dict[str, object]:
         if not self.path:

@@ -65,6 +65,11 @@ class StreamHost:
                 outgoing.credit(*CREDIT_PAYLOAD.unpack(payload))
             else:
                 outgoing.close()
+        elif kind == CREDIT:
+            self.reader_is_there(ident)
+
+    def reader_is_there(self, ident: int) -> None:
+        """Take credit for a stream that is not under way: it may have been kept until there is a reader."""
 
     def _item(self, flags: int, ident: int, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
         incoming = self.incoming.get(ident)
