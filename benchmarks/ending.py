@@ -62,10 +62,15 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
     )
     return [
         Row(
-            "machine killed, caller's MachineStopped", "s", killed["machine"], _CHILD, killed["floor"], (_within(0.05),)
+            "machine killed, caller's MachineStopped",
+            "s",
+            killed["machine"],
+            _CHILD,
+            killed["floor"],
+            (_within(0.015),),
         ),
-        Row("driver killed, idle: all is gone", "s", gone["idle"], _CHILD, gone["floor"], (_within(1.0),)),
-        Row("driver killed, in calls: all is gone", "s", gone["busy"], _CHILD, gone["floor"], (_within(1.0),)),
+        Row("driver killed, idle: all is gone", "s", gone["idle"], _CHILD, gone["floor"], (_within(0.3),)),
+        Row("driver killed, in calls: all is gone", "s", gone["busy"], _CHILD, gone["floor"], (_within(0.3),)),
     ]
 
 

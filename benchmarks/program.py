@@ -12,8 +12,14 @@ from pathlib import Path
 
 import psutil
 
-FIVE_MACHINES = (sys.executable, str(Path(__file__).with_name("programs") / "five_machines.py"))
-FORKSERVER = (sys.executable, str(Path(__file__).with_name("programs") / "five_forkserver.py"))
+_PROGRAMS = Path(__file__).with_name("programs")
+FIVE_MACHINES = (sys.executable, str(_PROGRAMS / "five_machines.py"))
+MANY_MACHINES = (sys.executable, str(_PROGRAMS / "many_machines.py"))
+NUMPY_FORKED = (sys.executable, str(_PROGRAMS / "five_numpy.py"))
+NUMPY_SPAWNED = (*NUMPY_FORKED, "spawn")
+FORKSERVER = (sys.executable, str(_PROGRAMS / "five_forkserver.py"))
+EXECNET = (sys.executable, str(_PROGRAMS / "five_execnet.py"))
+MONARCH = (sys.executable, str(_PROGRAMS / "five_monarch.py"))
 _PATIENCE = 60.0
 
 

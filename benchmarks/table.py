@@ -23,6 +23,7 @@ _TIMEOUT = 300
 FIGURES = (
     ("import_time.py",),
     ("start.py",),
+    ("many.py",),
     ("memory.py",),
     ("inprocess.py",),
     ("ending.py",),
