@@ -420,7 +420,7 @@ class Link(Connector):
                 stats = methods.get(call.method) or self.statistics.of(call.method)
                 stats.count(now - call.sent_at, kind == ERROR, len(payload), call.size)
                 if kind == ERROR:
-                    call.fail(self.codec.load_error(payload, flags))
+                    call.fail(self.codec.load_error(payload, flags, call.name))
                 elif flags:
                     self._special(call, flags, payload)
                 else:

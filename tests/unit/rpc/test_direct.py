@@ -94,6 +94,12 @@ def call(ends: Ends, method: str, *args: Any) -> Any:
     return outcome
 
 
+def abort_directs(ends: Ends) -> None:
+    for channel in list(ends.server.channels):
+        for connection in list(channel.directs):
+            connection.abort()
+
+
 def in_thread(function: Callable[[], object]) -> Callable[[], object]:
     outcomes: list[object] = []
 
@@ -229,7 +235,7 @@ def test_a_connection_that_is_lost_is_judged_and_the_next_call_is_answered(
     if which == "main":
         ends.cut()
     else:
-        ends.on_server(lambda: [d.abort() for c in list(ends.server.channels) for d in list(c.directs)])
+        ends.on_server(lambda: abort_directs(ends))
     error = waiting()
     assert isinstance(error, NetworkError)
     assert str(error) == "judged"
