@@ -236,7 +236,7 @@ from tests.cluster.death_services import Filler
 with bigmachine.start("local") as session:
     machine, = session.start(1, services=[Filler()])
     try:
-        machine.call(Filler.fill, 0, 0.005)
+        machine.call(Filler.fill, 0, 0.02)
     except bigmachine.MachineStopped as error:
         print(error.certificate.cause, error.certificate.detail)
 """

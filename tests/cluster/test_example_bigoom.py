@@ -26,7 +26,11 @@ def test_it_shows_the_warning_the_files_and_the_certificate(run_program: RunProg
         pytest.skip("this user may make no control groups here")
     dumps = tmp_path / "dumps"
     outcome = run_program(
-        BIGOOM, "--limit=128", *(["--rlimit"] if how == "rlimit" else []), environ={"BIGMACHINE_DUMPS": str(dumps)}
+        BIGOOM,
+        "--limit=128",
+        "--rate=40",
+        *(["--rlimit"] if how == "rlimit" else []),
+        environ={"BIGMACHINE_DUMPS": str(dumps)},
     )
     if how == "group" and "MiB, by setrlimit" in outcome.err:
         pytest.skip("no control group here can limit memory")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.children import Nursery
     from bigmachine.agent.control_groups import ControlGroups
     from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.memory import Use
     from bigmachine.agent.reaper import Reaper
 
 _log = logging.getLogger("bigmachine.agent")
@@ -229,13 +230,18 @@ class Host:
         """Tell the driver when memory is nearly used up, with what the machine that uses the most of it holds."""
         looker = Looker(self._groups.directory if self._groups is not None else "")
         alarms = Alarms()
+        before: list[Use] = []
+        since = self._loop.time()
         while not self.over.is_set():
             uses = looker.look({each.id: each.pid for each in self._machines.values() if each.is_serving})
             for shortage in alarms.judge(uses):
                 machine = self._machines[shortage.machine]
                 self.feed.memory_short(shortage)
                 self._keep(dump(machine, shortage, self._reaper, self.feed), f"dump {machine.id}")
-            await asyncio.sleep(period(uses))
+            now = self._loop.time()
+            wait = period(uses, before, now - since)
+            before, since = uses, now
+            await asyncio.sleep(wait)
 
     async def _end_hung(self, machine: Hosted, pid: int) -> None:
         """Kill a machine that is hung, but keep what it was doing."""

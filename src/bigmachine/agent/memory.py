@@ -32,6 +32,8 @@ USUAL_PERIOD: Final = 0.5
 NEAR_PERIOD: Final = 0.05
 #: Percent of the time in which all processes waited for memory, over the last ten seconds.
 _PRESSURE: Final = 20.0
+#: So often, at least, a pool is looked at before it is short, if it goes on to fill as it does.
+_LOOKS: Final = 4
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _PRESSURE_LINE: Final = re.compile(r"^full avg10=([\d.]+)", re.MULTILINE)
 HOST: Final = "the host's memory"
@@ -103,10 +105,17 @@ class Alarms:
                 yield Shortage(use.machine, use.resident, pool)
 
 
-def period(uses: Iterable[Use]) -> float:
-    """Say how soon to look again."""
-    is_near = any(pool.share >= NEAR for use in uses for pool in use.pools)
-    return NEAR_PERIOD if is_near else USUAL_PERIOD
+def period(uses: Iterable[Use], before: Iterable[Use], elapsed: float) -> float:
+    """Say how soon to look again. `before` is how things were `elapsed` seconds ago: what grows fast is soon full."""
+    then = {pool.name: pool.used for use in before for pool in use.pools}
+    wait = USUAL_PERIOD
+    for pool in {pool.name: pool for use in uses for pool in use.pools}.values():
+        if pool.share >= NEAR:
+            return NEAR_PERIOD
+        rate = (pool.used - then.get(pool.name, pool.used)) / max(elapsed, 1e-3)
+        if rate > 0:
+            wait = min(wait, (SHORT * pool.limit - pool.used) / rate / _LOOKS)
+    return max(NEAR_PERIOD, wait)
 
 
 class Looker:
