@@ -25,6 +25,7 @@ FIGURES = (
     ("start.py",),
     ("many.py",),
     ("memory.py",),
+    ("scan.py",),
     ("inprocess.py",),
     ("ending.py",),
     ("round_trip.py",),

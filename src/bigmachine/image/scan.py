@@ -55,7 +55,7 @@ def scan(
     image = image or Image()
     cache_dir = cache_dir or cache_directory()
     whole_path = search_path() if path is None else [os.path.abspath(each) for each in path]
-    found = [each for each in dict.fromkeys(whole_path) if os.path.exists(each) and not _is_standard(each)]
+    found = [each for each in _distinct(whole_path) if not _is_standard(each)]
     sites = [each for each in found if os.path.isdir(each) and is_site(each)]
     scans = [scan_site(each, cache_dir, without=image.without, distrusted=distrusted) for each in sites]
     layers = without_shadowed(scans)
@@ -91,6 +91,11 @@ def scan(
         tuple(_pth(scans, sites, site, roots, layers)) + tuple(f"{{root}}/{place}" for place in added),
     )
     return Scan(manifest, (*layers, *roots.placed), places, cache_dir, scripts)
+
+
+def _distinct(path: Iterable[str]) -> list[str]:
+    """Return what is there, and each only once: environments have `lib64` as a link to `lib`, and both on the path."""
+    return list({os.path.realpath(each): each for each in reversed(list(path)) if os.path.exists(each)}.values())[::-1]
 
 
 def _is_standard(path: str) -> bool:
@@ -140,6 +145,7 @@ def _implicit(entry: Entry, path: Sequence[str]) -> set[str]:
         found |= {os.path.dirname(entry.path), os.path.dirname(os.path.realpath(entry.path))}
     else:
         found |= {each for each in (entry.directory, bigmachine._directory) if each}
+        found |= {os.path.abspath(each) for each in sys.path if not each}  # where a prompt is now
     given = {os.path.abspath(each) for each in sys.path if each}
     given.add(_own_package()[0])
     return found | {each for each in path if each not in given}

@@ -164,6 +164,17 @@ def test_an_earlier_site_directory_hides_what_is_in_a_later_one(env: Environment
     assert [each for each in found.manifest.sys_path if each == "site"] == ["site"]
 
 
+def test_a_directory_that_is_on_the_path_by_two_names_is_scanned_once(env: Environment) -> None:
+    env.install("pkg", {"pkg.py": ""})
+    (env.root / "env/lib64").symlink_to("lib")
+    other = env.root / "env/lib64/python3.11/site-packages"
+    found = env.scan(env.site, other)
+    assert names(found) == ["pkg"]
+    assert found.manifest.sys_path.count("site") == 1
+    assert found.relocate(str(other)) == found.relocate(str(env.site)) == "lib/python3.11/site-packages"
+    assert found.relocate(str(other / "pkg.py")) == "lib/python3.11/site-packages/pkg.py"
+
+
 def test_the_standard_library_is_the_interpreters(env: Environment) -> None:
     env.install("pkg", {"pkg.py": ""})
     standard = [Path(each) for each in sys.path if each and "site-packages" not in each and "python3" in each]

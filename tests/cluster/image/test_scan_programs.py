@@ -96,6 +96,14 @@ def test_code_of_the_command_line_takes_what_it_imported_here(program: Program) 
     assert own_tree(program(sys.executable, "-", stdin=f"import helper\n{SCAN}")) == ["helper.py"]
 
 
+def test_a_prompt_that_went_elsewhere_takes_what_it_imported_there(program: Program, tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"helper.py": "", "unused.py": ""})
+    code = f"import bigmachine, os; os.chdir({str(elsewhere)!r}); import helper\n{SCAN}"
+    found = program(sys.executable, "-c", code)
+    assert own_tree(found) == ["helper.py"]
+    assert found["cwd"] == found["sys_path"][0]
+
+
 def test_a_zipapp_is_one_file(program: Program) -> None:
     with zipfile.ZipFile(program.home / "app.pyz", "w") as archive:
         archive.writestr("__main__.py", SCAN)
