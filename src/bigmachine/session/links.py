@@ -43,6 +43,10 @@ class Links:
             name=str(address),
         )
 
+    def to_bare(self, address: Address) -> Dialer:
+        """Make the way to an agent that has not an identity of its own yet."""
+        return self._dialer(address, Role.BOOTSTRAP, 10.0)
+
     def to_program(self, address: Address, *, by_value: bool) -> Link:
         """Make a link to a machine's program; calls wait in it until it is released."""
         return Link(

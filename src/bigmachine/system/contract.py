@@ -91,6 +91,8 @@ class Ticket:
     """What a System needs to know of the session that its machines are for.
 
     `issue(role, id)` makes an identity for an agent, to be handed over by a channel that nobody else can read.
+    `adopt(place)` gives an agent that was brought up on a bare host an identity of its own, in place of the one that it
+    came up with (role bootstrap); it blocks, and raises NetworkError or AuthenticationError.
     `reactor` is the session's event loop and `guest(machine_id, dialer)` makes the session that services see on a
     machine inside this process: both are for systems without processes.
     """
@@ -100,6 +102,7 @@ class Ticket:
     issue: Callable[[Role, str], Identity] = field(repr=False)
     reactor: Reactor = field(repr=False)
     guest: Callable[[str, MakeDialer], Guest] = field(repr=False)
+    adopt: Callable[[Launched], None] = field(repr=False, default=lambda _: None)
 
 
 class System(abc.ABC):

@@ -20,9 +20,10 @@ ENTRY_POINTS = "bigmachine.systems"
 _OWN = {
     "local": "bigmachine.systems.local:LocalSystem",
     "inprocess": "bigmachine.systems.inprocess:InprocessSystem",
+    "ssh": "bigmachine.systems.ssh:SSHSystem",
 }
 #: Named by the contract, and not there yet.
-_COMING = ("ssh", "ec2", "kubernetes", "slurm")
+_COMING = ("ec2", "kubernetes", "slurm")
 # The one registry of the process: `register_system` is called at import time, before there is anything to hold it.
 _registered: dict[str, Factory] = {}
 

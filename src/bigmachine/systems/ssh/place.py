@@ -1,0 +1,225 @@
+"""One host of an SSH system, from the log-in to an agent that answers, and to its end.
+
+Stage 0 is started over the login and hangs on its stream: when that ends, however it does, so does all that runs on
+the host. The data port is reached directly where that works, and through the login where it does not: which of the two
+is found out by trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.agent.bare import BareHost, Raised, bring_up, check_runs
+from bigmachine.agent.bootstrap import Clocks
+from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script, stage0_input
+from bigmachine.errors import BigmachineError, ProvisionError
+from bigmachine.systems.ssh import client
+from bigmachine.systems.ssh.failures import translate
+from bigmachine.trust import Role
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from bigmachine.system import Keepalive, Ticket
+    from bigmachine.systems.ssh.hosts import SshHost
+    from bigmachine.trust import Identity
+
+_log = logging.getLogger("bigmachine")
+#: For stage 0 to start: a Python on a slow host.
+_STARTING: Final = 30.0
+#: A host without Python takes one in over the login; each piece of it has this long.
+_PIECE: Final = 60.0
+#: A direct connection has this many times the time of a question over the login, and at least the second of the two.
+_ROUND_TRIPS, _LEAST = 4.0, 0.25
+_LAST_LINES: Final = 20
+#: Between the end of the stream and the end of the agent's process.
+_END: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the driver reaches the agent: the address that others use, too, and a Unix socket if that is none for it."""
+
+    address: str
+    port: int
+    path: str = ""
+
+    def dial(self) -> socket.socket:
+        """Connect; blocks, within bounds.
+
+        Raises:
+            OSError: if it does not work.
+        """
+        if not self.path:
+            return socket.create_connection((self.address, self.port), client.CONNECT_TIMEOUT)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(client.CONNECT_TIMEOUT)
+            sock.connect(self.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class Place:
+    """A host with an agent. `directory` is where Unix sockets may be made; coroutines run on the SSH loop."""
+
+    def __init__(self, host: SshHost, agent_id: str, directory: str) -> None:
+        self.host = host
+        self.agent_id = agent_id
+        self.machines = 0
+        self.way: Way | None = None
+        self.raised: Raised | None = None
+        self._path = os.path.join(directory, agent_id)
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._process: asyncssh.SSHClientProcess[bytes] | None = None
+        self._listener: asyncssh.SSHListener | None = None
+        self._said: deque[str] = deque(maxlen=_LAST_LINES)
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the login, and so the agent, is there as far as we know."""
+        process = self._process
+        return process is not None and not process.channel.is_closing() and process.exit_status is None
+
+    async def open(self, ticket: Ticket, keepalive: Keepalive, config: str | None, logins: asyncio.Semaphore) -> None:
+        """Log in and make the host run an agent.
+
+        Raises:
+            AuthenticationError: one of the two could not prove who it is.
+            ImageError: the host can run neither its own Python nor ours.
+            ProvisionError, NetworkError: anything else; the text names host, stage and remedy.
+        """
+        stage = "logging in"
+        try:
+            self._connection = await client.connect(self.host, config, logins)
+            stage = "starting stage 0"
+            identity = await asyncio.to_thread(ticket.issue, Role.BOOTSTRAP, self.agent_id)
+            began = time.monotonic()
+            port = await self._start(identity, keepalive)
+            self.way = await self._way(port, time.monotonic() - began)
+            stage = "bringing up its agent"
+            driver = await asyncio.to_thread(ticket.issue, Role.DRIVER, "driver")
+            self.raised = await asyncio.to_thread(self._raise, self.way, driver, identity, keepalive)
+        except BaseException as error:
+            await self.close(_END)
+            if isinstance(error, BigmachineError) or not isinstance(error, Exception):
+                raise
+            raise translate(error, self.host, stage) from error
+
+    def _raise(self, way: Way, driver: Identity, identity: Identity, keepalive: Keepalive) -> Raised:
+        clocks = Clocks(lease=keepalive.lease, hang=keepalive.hang, first_contact=keepalive.first_contact)
+        with BareHost(way.dial, driver, self.agent_id, host=f"ssh host {self.host}") as host:
+            return bring_up(host, identity, clocks, tethered=True)
+
+    # stage 0
+
+    async def _start(self, identity: Identity, keepalive: Keepalive) -> int:
+        """Start stage 0 over the login; gives its port."""
+        orders = Stage0Orders(identity, first_contact=keepalive.first_contact)
+        given = stage0_input(orders)
+        connection = self._connection
+        assert connection is not None
+        process = await connection.create_process(bare_shell_script(len(given)), encoding=None)
+        self._process = process
+        self._listening = asyncio.create_task(self._listen(process))
+        process.stdin.write(given)
+        line = await self._line(process, _STARTING)
+        without = NoPython.parse(line)
+        if without is not None:
+            await self._lend(process, without)
+            process.stdin.write(given)
+            line = await self._line(process, _STARTING)
+        try:
+            told = json.loads(line)
+            if "error" in told:
+                raise ProvisionError(f"ssh host {self.host}: {told['error']}")
+            return int(told["port"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._silent(
+                f"it said {line[:200]!r} instead of its port; does its shell print something?"
+            ) from error
+
+    async def _lend(self, process: asyncssh.SSHClientProcess[bytes], without: NoPython) -> None:
+        """Send the driver's Python over the login, to a host that has none."""
+        from bigmachine.image.runtime import interpreter_bundle
+
+        bundle = await asyncio.to_thread(interpreter_bundle)
+        name = f"ssh host {self.host}"
+        check_runs(bundle, "the driver's Python", name, without.system, without.machine, without.libc)
+        _log.info("%s has no Python: it gets ours, %d MiB", name, bundle.size >> 20)
+        for piece in without.answer(bundle):
+            process.stdin.write(piece)
+            async with asyncio.timeout(_PIECE):
+                await process.stdin.drain()
+
+    async def _line(self, process: asyncssh.SSHClientProcess[bytes], seconds: float) -> bytes:
+        try:
+            async with asyncio.timeout(seconds):
+                line = await process.stdout.readline()
+        except TimeoutError as error:
+            raise self._silent(f"it did not start within {seconds:.0f} s") from error
+        if not line.endswith(b"\n"):
+            async with asyncio.timeout(_END):
+                await process.wait_closed()
+            raise self._silent(f"it ended with status {process.exit_status}")
+        return line
+
+    def _silent(self, why: str) -> ProvisionError:
+        said = "".join(f"\n    {line}" for line in self._said)
+        return ProvisionError(f"ssh host {self.host} (starting stage 0): {why}{said}", temporary=True)
+
+    async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        """Keep what stage 0 and the agent say of their troubles."""
+        with contextlib.suppress(Exception):  # the stream broke: whoever waits for something else is told
+            while line := await process.stderr.readline():
+                text = line.decode("utf-8", "replace").rstrip()
+                self._said.append(text)
+                _log.debug("ssh host %s: %s", self.host, text)
+
+    # the data port
+
+    async def _way(self, port: int, round_trip: float) -> Way:
+        connection = self._connection
+        assert connection is not None
+        peer = connection.get_extra_info("peername")
+        address = peer[0] if peer else ""
+        patience = max(_LEAST, min(2.0, _ROUND_TRIPS * round_trip))
+        if address and await client.reachable(address, port, patience):
+            return Way(address, port)
+        self._listener = await client.forward(connection, self._path, port, self.host)
+        _log.info("ssh host %s: port %d is reached through the login", self.host, port)
+        return Way(address or self.host.name, port, self._path)
+
+    # its end
+
+    async def close(self, patience: float) -> None:
+        """End the agent and all that it runs by ending its stream; hang up within `patience` seconds."""
+        process, connection = self._process, self._connection
+        if process is not None:
+            with contextlib.suppress(Exception):  # it is gone
+                process.stdin.write_eof()
+                async with asyncio.timeout(patience):
+                    await process.wait_closed()
+        if self._listener is not None:
+            self._listener.close()
+        if self._listening is not None:
+            self._listening.cancel()
+        if connection is not None:
+            await client.close(connection, _END)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+
+__all__ = ["Place", "Way"]
