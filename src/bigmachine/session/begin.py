@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bigmachine import program
+from bigmachine import _uncollected, program
 from bigmachine.errors import InvalidCall
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ def start(
     Raises: ProvisionError if there is no such system, or it cannot work here; InvalidCall if an argument is wrong.
     """
     init()
-    from bigmachine import config
-    from bigmachine.system import System, create
+    with _uncollected():  # most of what follows is imports
+        from bigmachine import config
+        from bigmachine.system import System, create
 
-    if system is None or isinstance(system, str):
-        settings = config.load(system)
-        return open_session(create(settings.system, settings.options), name, settings, output, events)
-    if not isinstance(system, System):
-        raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
-    return open_session(system, name, config.load(), output, events)
+        if system is None or isinstance(system, str):
+            settings = config.load(system)
+            return open_session(create(settings.system, settings.options), name, settings, output, events)
+        if not isinstance(system, System):
+            raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
+        return open_session(system, name, config.load(), output, events)
 
 
 def open_session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,18 @@ def test_a_name_wins_over_the_configured_system(monkeypatch: pytest.MonkeyPatch,
         assert session.system.name == "inprocess"
     with pytest.raises(ProvisionError, match="no system is named 'nowhere'"):
         bigmachine.start()
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_start_leaves_garbage_collection_as_it_was(is_on: bool) -> None:
+    """Also one that fails."""
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        with bigmachine.start("inprocess"):
+            assert gc.isenabled() is is_on
+        with pytest.raises(ProvisionError):
+            bigmachine.start("nowhere")
+        assert gc.isenabled() is is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
