@@ -196,16 +196,21 @@ class BareHost:
             raise NetworkError(
                 f"{self.host}: {stage}: no answer within {self._timeout:g} s; is it overloaded?"
             ) from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, EOFError, ConnectionError) as error:
+            self.close()
+            raise NetworkError(
+                f"{self.host}: {stage}: the connection broke ({str(error) or 'end of file'}); did stage 0 end there, or "
+                "does a firewall cut in?"
+            ) from error
         except ssl.SSLError as error:
             self.close()
             raise AuthenticationError(
                 f"{self.host}: {stage}: TLS failed ({error.reason or error}); is the port another program's, or of "
                 "another session?"
             ) from error
-        except (OSError, EOFError) as error:
+        except OSError as error:
             self.close()
-            why = "the connection broke" if isinstance(error, EOFError) else str(error)
-            raise NetworkError(f"{self.host}: {stage}: {why}; did stage 0 end there, or a firewall cut in?") from error
+            raise NetworkError(f"{self.host}: {stage}: {error}; is the host up, and the port open?") from error
         except _Failed as failed:
             text = f"{self.host}: {stage} failed: {failed.text}"
             if failed.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,0 +1,101 @@
+"""The agent's kit: what is in it, what it is called, and that an agent can be run from it alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bigmachine.errors import ImageError
+from bigmachine.image.bundle import Bundle, Part, kept_bundle
+from bigmachine.image.kit import SITE, kit_bundle
+from bigmachine.image.platforms import this_platform
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def kit(cache: Path) -> Bundle:
+    return kit_bundle(this_platform(), cache=cache)
+
+
+def test_an_agent_imports_all_it_needs_from_the_kit_alone(kit: Bundle, tmp_path: Path) -> None:
+    with tarfile.open(kit.path) as tar:
+        tar.extractall(tmp_path, filter="tar")
+    program = f"""if True:
+        import sys
+        sys.path.insert(0, {str(tmp_path / SITE)!r})
+        import bigmachine.agent.main, bigmachine.agent.run, bigmachine.agent.supervisor, bigmachine.program.main
+        import bigmachine.rpc.http1, bigmachine.rpc.http2, bigmachine.trust.request, psutil, zstandard
+        zstandard.ZstdCompressor().compress(b"x")
+        import json
+        outside = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", "") or "")]
+        compiled = [m.__cached__ for n, m in sys.modules.items() if n.startswith("bigmachine.")]
+        print(json.dumps([outside, compiled]))
+    """
+    code = tmp_path / SITE / "bigmachine" / "agent" / "__pycache__"
+    before = {path: path.stat().st_mtime_ns for path in code.iterdir()}
+    done = subprocess.run([sys.executable, "-ISc", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    outside, compiled = json.loads(done.stdout)
+    assert outside == []
+    assert all(Path(path).is_file() for path in compiled)
+    assert {path: path.stat().st_mtime_ns for path in code.iterdir()} == before  # nothing was compiled anew
+
+
+def test_it_is_a_few_megabytes_and_has_no_tests_in_it(kit: Bundle) -> None:
+    assert kit.size < 5 << 20
+    with tarfile.open(kit.path) as tar:
+        names = tar.getnames()
+    assert not [name for name in names if "/tests/" in name or name.endswith((".pyi", ".c"))]
+    assert kit.unpacked < 12 << 20
+
+
+def test_its_name_follows_from_its_files_alone(kit: Bundle, tmp_path: Path) -> None:
+    assert kit_bundle(this_platform(), cache=tmp_path).id == kit.id
+
+
+def test_it_is_packed_once(kit: Bundle, cache: Path) -> None:
+    before = kit.path.stat().st_mtime_ns
+    assert kit_bundle(this_platform(), cache=cache) == kit
+    assert kit.path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", [{"machine": "riscv64"}, {"python": "3.99.0"}])
+def test_for_another_platform_somebody_has_to_find_the_packages(change: dict[str, str], tmp_path: Path) -> None:
+    target = dataclasses.replace(this_platform(), **change)
+    with pytest.raises(ImageError, match="the agent needs compiled packages"):
+        kit_bundle(target, cache=tmp_path)
+    package = tmp_path / "found" / "psutil"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    asked = []
+
+    def resolve(names: tuple[str, ...], platform: object) -> dict[str, Path]:
+        asked.append((names, platform))
+        return {"psutil": package}
+
+    bundle = kit_bundle(target, cache=tmp_path, resolve=resolve)
+    assert "psutil" in asked[0][0]
+    assert asked[0][1] == target
+    with tarfile.open(bundle.path) as tar:
+        assert f"{SITE}/psutil/__init__.py" in tar.getnames()
+
+
+def test_only_the_latest_bundles_stay(tmp_path: Path) -> None:
+    made = [kept_bundle("kits", str(n), tmp_path, lambda: [Part("a", b"x")]) for n in range(12)]
+    assert [bundle.path.exists() for bundle in made] == [False] * 4 + [True] * 8
+
+
+def test_byte_code_is_not_part_of_the_name(tmp_path: Path) -> None:
+    source = Part("a.py", b"x = 1")
+    with_code = kept_bundle("kits", "1", tmp_path, lambda: [source, Part("a.pyc", b"?", derived=True)])
+    assert with_code.id == kept_bundle("kits", "2", tmp_path, lambda: [source]).id
