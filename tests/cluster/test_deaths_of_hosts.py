@@ -28,6 +28,7 @@ from tests.cluster.processes import (
     wait_for,
     wait_until_gone,
 )
+from tests.cluster.programs import IMPORTABLE, StartProgram
 
 #: From the kill to the end of the last process; 0.3 s on a computer that does nothing else.
 AT_ONCE = 1.0
@@ -103,9 +104,8 @@ def test_an_agent_that_is_killed_leaves_nothing(
     assert len(pids) >= 7  # agent, undertaker, zygote, two machines and what one of them started
     for number in signals:
         os.kill(agent, number)
-    took = wait_until_gone(pids, AT_ONCE)
+    wait_until_gone(pids, AT_ONCE)
     wait_for(lambda: not groups(agent), "the control groups are removed", AT_ONCE)
-    assert took < AT_ONCE
 
 
 def test_without_control_groups_what_an_agent_leaves_is_found_by_its_mark(
@@ -186,3 +186,36 @@ def test_a_system_that_never_started_a_machine_leaves_nothing() -> None:
     pids = list(set(below(os.getpid())) - before)
     system.shutdown(2.0)
     wait_until_gone(pids, AT_ONCE)
+
+
+HANDLED = """
+import signal, sys, time
+import bigmachine
+from tests.cluster.death_services import Mortal
+
+def stop(number, frame):
+    session.shutdown()
+    session.shutdown()
+    sys.exit(7)
+
+session = bigmachine.start("local")
+machine, = session.start(1, services=[Mortal()])
+machine.call(Mortal.pid)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+machine.call(Mortal.nap, 60)
+"""
+
+
+def test_a_handler_of_sigterm_may_shut_the_session_down_twice(start_program: StartProgram, tmp_path: Path) -> None:
+    environ = {"PYTHONPATH": f"{IMPORTABLE}:{Path(__file__).parents[2]}"}
+    program = tmp_path / "handled.py"
+    program.write_text(HANDLED)
+    running = start_program(program, environ=environ)
+    wait_for(lambda: len(running.left()) >= 4, "driver, agent, zygote and machine are there")
+    wait_for(lambda: b"ready" in Path(f"/proc/{running.process.pid}/fd/1").read_bytes(), "it is ready")
+    began = time.monotonic()
+    os.kill(running.process.pid, signal.SIGTERM)
+    assert running.wait().status == 7
+    assert time.monotonic() - began < 5.0
+    assert running.left() == {}
