@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image import conda, requirements
+from bigmachine.image import conda, record, requirements
 from bigmachine.image.image import Image
 from bigmachine.image.manifest import Platform
 from bigmachine.image.placed import Placed, compiled
-from bigmachine.image.platforms import libc_version, takes, this_platform
+from bigmachine.image.platforms import libc_version, takes, this_platform, wheel_fits
 from bigmachine.image.requirements import Distribution
 from bigmachine.image.scan_cache import private_directory
 from bigmachine.image.sites import scan_site
@@ -38,6 +38,7 @@ _SECONDS: Final = 600.0
 
 #: The versions of glibc that uv knows a platform for.
 _MANYLINUX: Final = (17, 28, *range(31, 41))
+_ABOUT: Final = frozenset({"METADATA", "PKG-INFO", "WHEEL"})
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -76,7 +77,7 @@ def resolved(
     is_ours = takes(target, this_platform())
     if not is_ours:  # wheels bring the libraries that conda has in packages of their own
         layers = [each for each in layers if not each.layer.name.startswith(conda.NAME)]
-    installed = {each.layer.name: _distribution(each, is_ours) for each in layers if each.layer.kind == "dist"}
+    installed = {each.layer.name: _distribution(each, target) for each in layers if each.layer.kind == "dist"}
     if not is_ours:
         for placed in (*layers, *trees):
             if placed.layer.kind != "dist":
@@ -99,14 +100,29 @@ def _is_same(installed: Distribution | None, found: Placed) -> bool:
     return installed is not None and installed.is_kept and installed.version == found.layer.version
 
 
-def _distribution(placed: Placed, is_ours: bool) -> Distribution:
-    layer = placed.layer
-    is_kept = is_ours or layer.pure or _is_only_metadata(placed)
+def _distribution(placed: Placed, target: Platform) -> Distribution:
+    layer, ours = placed.layer, this_platform()
+    about: dict[str, str] = {}
     for file, source in zip(layer.files, placed.sources, strict=True):
-        if file.path.endswith((".dist-info/METADATA", ".egg-info/PKG-INFO")):
-            with open(source, encoding="utf-8", errors="surrogateescape") as opened:
-                return Distribution(layer.name, layer.version, requirements.required_by(opened.read()), is_kept)
-    return Distribution(layer.name, layer.version, (), is_kept)
+        folder, _, name = file.path.rpartition("/")
+        if folder.endswith("-info") and name in _ABOUT:
+            about[name] = _text(source)
+    is_kept = (
+        takes(target, ours)
+        or layer.pure
+        or _is_only_metadata(placed)
+        or wheel_fits(record.tag(about.get("WHEEL", "")).tags, target, ours)
+    )
+    requires = requirements.required_by(about.get("METADATA") or about.get("PKG-INFO") or "")
+    return Distribution(layer.name, layer.version, requires, is_kept)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"resolve: {path} cannot be read ({error.strerror}): make it readable") from error
 
 
 def _is_only_metadata(placed: Placed) -> bool:

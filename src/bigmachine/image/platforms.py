@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import re
 import sys
 import sysconfig
+from collections.abc import Iterable
 
 from bigmachine.image.manifest import Platform
 
@@ -44,4 +46,25 @@ def takes(target: Platform, ours: Platform) -> bool:
     return same and kind == other and libc_version(target.libc) >= libc_version(ours.libc)
 
 
-__all__ = ["libc_version", "takes", "this_platform"]
+#: Names of the tags from before they said the version of glibc (PEP 600).
+_LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
+
+
+def wheel_fits(tags: Iterable[str], target: Platform, ours: Platform) -> bool:
+    """Whether `target` can load a wheel with these tags that is installed here, even if its glibc is older than ours.
+
+    A wheel for `manylinux_2_17` was built so that it runs with glibc 2.17.
+    """
+    version = libc_version(target.libc)
+    is_alike = takes(dataclasses.replace(target, libc=ours.libc), ours) and target.libc.startswith("glibc")
+    return is_alike and any(needed is not None and needed <= version for needed in map(_glibc_of, tags))
+
+
+def _glibc_of(tag: str) -> tuple[int, ...] | None:
+    """Return the version of glibc that a wheel's tag asks for; None if it says none."""
+    name = tag.rpartition("-")[2]
+    match = re.match(r"manylinux_(\d+)_(\d+)_", name)
+    return (int(match[1]), int(match[2])) if match else _LEGACY.get(name.partition("_")[0])
+
+
+__all__ = ["libc_version", "takes", "this_platform", "wheel_fits"]

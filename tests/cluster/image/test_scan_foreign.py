@@ -113,6 +113,20 @@ def test_a_machine_that_can_load_our_files_gets_them(env: Environment) -> None:
     assert env.scan(target=newer).manifest == env.scan().manifest
 
 
+@pytest.mark.skipif(not OURS.libc.startswith("glibc"), reason="needs glibc")
+def test_wheels_that_were_built_for_older_c_libraries_go_to_hosts_that_have_one(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = f"Root-Is-Purelib: false\nTag: cp311-cp311-manylinux_2_28_{OURS.machine}\n"
+    env.install("markupsafe", {"markupsafe/__init__.py": "", "markupsafe/_x.so": ""}, version="2.1.5", wheel=wheel)
+    monkeypatch.setenv("PATH", "/nowhere")  # so that nothing could be looked up
+    monkeypatch.setitem(__import__("sys").modules, "uv", None)
+    older = dataclasses.replace(OURS, libc="glibc 2.28")
+    assert env.scan(target=older).manifest.layers == env.scan().manifest.layers
+    with pytest.raises(ImageError, match="pip install uv"):
+        env.scan(target=dataclasses.replace(OURS, libc="glibc 2.27"))
+
+
 def test_compiled_files_of_a_project_are_an_error_that_names_one(env: Environment, tmp_path: Path) -> None:
     lib = write(tmp_path / "lib", {"fast.cpython-311-x86_64-linux-gnu.so": ""})
     with pytest.raises(ImageError, match=rf"{lib}/fast.*\.so is compiled for this platform.*exclude"):

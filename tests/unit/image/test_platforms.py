@@ -7,7 +7,7 @@ import pytest
 from bigmachine.errors import ImageError
 from bigmachine.image.foreign import uv_platform
 from bigmachine.image.manifest import Platform
-from bigmachine.image.platforms import takes
+from bigmachine.image.platforms import takes, wheel_fits
 
 OURS = Platform("3.11.7", "cpython-311-x86_64-linux-gnu", "Linux", "x86_64", "glibc 2.36")
 
@@ -30,6 +30,24 @@ def test_a_c_library_that_is_not_older_can_load_what_is_compiled_here(libc: str)
 )
 def test_every_other_difference_needs_other_files(other: dict[str, str]) -> None:
     assert not takes(dataclasses.replace(OURS, **other), OURS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "fits"),
+    [
+        ("cp311-cp311-manylinux_2_17_x86_64", True),
+        ("cp39-abi3-manylinux2014_x86_64", True),
+        ("cp311-cp311-manylinux_2_28_x86_64", True),
+        ("cp311-cp311-manylinux_2_34_x86_64", False),
+        ("cp311-cp311-linux_x86_64", False),
+        ("cp311-cp311-musllinux_1_2_x86_64", False),
+    ],
+)
+def test_a_wheel_fits_an_older_c_library_if_it_was_built_for_that(tag: str, fits: bool) -> None:
+    old = dataclasses.replace(OURS, libc="glibc 2.28")
+    assert wheel_fits([tag], old, OURS) is fits
+    assert not wheel_fits([tag], dataclasses.replace(old, machine="aarch64"), OURS)
+    assert not wheel_fits([tag], dataclasses.replace(old, libc="musl 1.2"), OURS)
 
 
 @pytest.mark.parametrize(
