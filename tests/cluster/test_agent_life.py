@@ -365,7 +365,8 @@ def test_a_zygote_that_dies_is_replaced_by_spawning(tmp_path: Path) -> None:
         (zygote,) = [
             pid
             for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-            if (process := look_at(pid)) and process.parent == driver.process.pid and pid != driver.pids[0]
+            if (process := look_at(pid)) and process.parent == driver.process.pid
+            if Path(f"/proc/{pid}/comm").read_text() == "bigm-zygote\n"
         ]
         os.kill(zygote, signal.SIGKILL)
         wait_until(lambda: not is_alive(zygote), "the zygote is gone")
