@@ -18,6 +18,7 @@ import logging
 import marshal
 import math
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -180,17 +181,19 @@ class ScanCache:
         try:
             private_directory(self._file.parent)
             write_atomically(self._file, _MAGIC + hashlib.sha256(body).digest() + body)
-            self._sweep()
+            _sweep(self._file.parent.parent)
         except OSError as error:
             _log.debug("the scan of the program is not remembered: %s cannot be written (%s)", self._file, error)
         self._is_changed = False
 
-    def _sweep(self) -> None:
-        assert self._file is not None
-        for other in os.scandir(self._file.parent):
-            with contextlib.suppress(OSError):
-                if other.stat().st_mtime < time.time() - _KEPT_SECONDS:
-                    os.unlink(other.path)
+
+def _sweep(directory: Path) -> None:
+    """Remove what nobody used for two months: scans, compiled modules, packages for other platforms."""
+    for folder in ("scan", "pyc", "foreign"):
+        with contextlib.suppress(OSError):  # there is none, or another process sweeps at the same time
+            for entry in os.scandir(directory / folder):
+                if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                    shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
 
 
 def _split(joined: str) -> list[str]:

@@ -115,11 +115,16 @@ def test_units_that_nobody_asked_for_are_forgotten(cached: Path) -> None:
 
 def test_what_nobody_used_for_two_months_is_removed(cached: Path) -> None:
     (file,) = (cached / "cache/scan").iterdir()
-    os.utime(file, (0, 0))
+    write(cached / "cache", {"pyc/old": "", "pyc/new": "", "foreign/old/lib/x": "", "other/old": ""})
+    for path in (file, cached / "cache/pyc/old", cached / "cache/foreign/old", cached / "cache/other/old"):
+        os.utime(path, (0, 0))
     other = ScanCache(cached / "cache", "other root")
     other.put("unit", (), [], "x")
     other.save()
     assert not file.exists()
+    left = {str(path.relative_to(cached / "cache")) for path in (cached / "cache").rglob("*")}
+    assert {"pyc/new", "other/old"} <= left
+    assert not left & {"pyc/old", "foreign/old"}
 
 
 def test_a_cache_in_use_is_kept(cached: Path) -> None:
