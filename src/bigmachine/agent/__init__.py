@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
     from bigmachine.agent.events import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
+    from bigmachine.agent.identity import give_identity
     from bigmachine.agent.launch import LaunchSpec, Preload
     from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
 
@@ -39,6 +40,7 @@ _HOME = {
     "Preload": "launch",
     "Stopped": "events",
     "agent_command": "commands",
+    "give_identity": "identity",
 }
 
 
@@ -66,4 +68,5 @@ __all__ = [
     "Preload",
     "Stopped",
     "agent_command",
+    "give_identity",
 ]

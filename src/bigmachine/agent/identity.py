@@ -38,6 +38,11 @@ class OwnIdentity:
         self._asked: CertificateRequest | None = None
         self.context: ssl.SSLContext = server_context(identity)
 
+    @property
+    def identity(self) -> Identity:
+        """Who it is now."""
+        return self._identity
+
     def request(self) -> bytes:
         """Make a key, and return the request to certify it (PEM); asked again, the same one.
 

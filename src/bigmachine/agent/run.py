@@ -19,6 +19,7 @@ from bigmachine.agent.control_groups import ControlGroups
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.host import Host
 from bigmachine.agent.identity import OwnIdentity
+from bigmachine.agent.images import Images
 from bigmachine.agent.prctl import become_subreaper, name_process
 from bigmachine.agent.processes import MARK
 from bigmachine.agent.reaper import Reaper
@@ -26,13 +27,16 @@ from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
 from bigmachine.agent.undertaker import AGENT_MARK
-from bigmachine.rpc import Codec, Server, ServiceTable, serve_socket
+from bigmachine.rpc import Codec, Link, Server, ServiceTable, serve_socket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bigmachine.agent.images import Onward
     from bigmachine.agent.undertaker import Undertaker
     from bigmachine.agent.zygote import Zygote
+    from bigmachine.image.store import Store
+    from bigmachine.rpc import Reactor
 
 
 #: An agent that has given no sign of life for its lease and this many seconds is ended by its undertaker.
@@ -83,6 +87,7 @@ async def _serve(
     table = ServiceTable()
     identity = OwnIdentity(orders.identity)
     table.register("Agent", Agent(host, table, reaper, identity))
+    table.register("Images", Images(_store, lambda to: _link_to(to, identity, server.reactor)))
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
 
     def route(name: str | None, sock: socket.socket) -> bool:
@@ -109,6 +114,23 @@ async def _serve(
         watch.cancel()
     door.close()
     await server.close()
+
+
+def _store() -> Store:
+    """Open this host's store of images; most agents never need it."""
+    from bigmachine.image.store import Store
+
+    return Store()
+
+
+def _link_to(to: Onward, identity: OwnIdentity, reactor: Reactor) -> Link:
+    """Make a link to another host's agent, to pass an image on to it."""
+    from bigmachine.rpc import TlsDialer
+    from bigmachine.trust import Role, client_context
+
+    own = identity.identity
+    dialer = TlsDialer(to.host, to.port, to.agent_id, own.session, (Role.AGENT,), client_context(own))
+    return Link(reactor, dialer, codec=Codec(machine=to.agent_id), name=f"agent {to.agent_id}")
 
 
 def _instruct(undertaker: Undertaker, orders: Bootstrap, groups: ControlGroups | None) -> None:

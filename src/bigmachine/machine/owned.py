@@ -15,10 +15,10 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MemoryShort
+from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MachineInfo, MemoryShort
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -64,6 +64,10 @@ class Listener(Protocol):
     def shown(self, timeout: float) -> None: ...
 
 
+#: Brings the program to a machine's host, and says for there what is said in a LaunchSpec for here.
+Settle = Callable[[LaunchSpec, Callable[[Phase], None]], Awaitable[LaunchSpec]]
+
+
 class Owner:
     """Drives one owned machine; all of it on the reactor's thread but for `begin`, `cancel` and `shutdown`."""
 
@@ -78,8 +82,10 @@ class Owner:
         services: Mapping[str, object],
         keepalive: Keepalive,
         listener: Listener,
+        settle: Settle | None = None,
     ) -> None:
         self.machine = machine
+        self._settle = settle
         self._host = host
         self._program = program
         self._spec = spec
@@ -120,6 +126,7 @@ class Owner:
             if self._keepalive.max_life is not None:
                 self._tasks.append(spawn(self._age(self._keepalive.max_life), f"age of {self.machine.name}"))
             await self._install()
+            await self._compare()
         except MachineStopped as exc:
             self._end(exc)
         else:
@@ -141,15 +148,25 @@ class Owner:
                     self.machine.phase.value,
                 )
 
+    def _reach(self, phase: Phase) -> None:
+        self.machine.reach(phase)
+        self._listener.phase(self.machine, phase)
+
     async def _launch(self) -> None:
-        self.machine.reach(Phase.REACHING)
+        self._reach(Phase.REACHING)
+        try:
+            if self._settle is not None:
+                self._spec = await self._settle(self._spec, self._reach)
+        except Exception as exc:
+            self._has_launched.set()
+            raise self._boot_failed("the program could not be brought to its host", exc) from exc
         try:
             await self._host.link.submit("Agent.launch", (self._spec,), {}, _LAUNCH)
         except Exception as exc:
             raise self._boot_failed("its agent could not launch it", exc) from exc
         finally:
             self._has_launched.set()
-        self.machine.reach(Phase.EXECUTING)
+        self._reach(Phase.EXECUTING)
         self.machine.launched()
 
     async def _install(self) -> None:
@@ -193,6 +210,21 @@ class Owner:
             await self._install()
         except MachineStopped as exc:
             self._end(exc)
+
+    async def _compare(self) -> None:
+        """See that the machine runs the program that was brought there, and no other."""
+        if not self._spec.digest:
+            return
+        method = f"Supervisor@{self._spec.machine_id}.info"
+        try:
+            info: MachineInfo = await self._host.link.submit(method, (), {}, _LAUNCH)
+        except MachineStopped:
+            raise
+        except Exception as exc:
+            raise self._boot_failed("what it runs could not be found out", exc) from exc
+        if info.digest != self._spec.digest:
+            text = f"it runs the image {info.digest[:12]}, and was to run {self._spec.digest[:12]}"
+            raise MachineStopped(self._certificate(Cause.BOOT_FAILED, text))
 
     def _boot_failed(self, what: str, exc: BaseException) -> MachineStopped:
         return MachineStopped(self._certificate(Cause.BOOT_FAILED, f"{what}: {type(exc).__name__}: {exc}"))

@@ -22,10 +22,11 @@ from bigmachine.trust import Identity
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Machines of one kind: what they run, where, with which services."""
+    """Machines of one kind: what they run, where, with which services. `added` is what was asked for of `environ`."""
 
     services: Mapping[str, object]
     environ: Mapping[str, str]
+    added: Mapping[str, str]
     argv: Sequence[str]
     entry: Entry
     interpreter: Sequence[str]
@@ -57,9 +58,11 @@ class Order:
         given = sys.argv[1:]
         if args is not None:
             given, entry = _checked_args(args), replace(entry, arguments=None)
+        added = _checked_environ(environ or {})
         return cls(
             services=objects,
-            environ={**os.environ, **_checked_environ(environ or {})},
+            environ={**os.environ, **added},
+            added=added,
             argv=[*(sys.argv[:1] or [""]), *given],
             entry=entry,
             interpreter=[] if image is None else image.interpreter(),

@@ -15,10 +15,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
-from bigmachine.agent import Dumped, MemoryShort
-from bigmachine.errors import BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped, ProvisionError
+from bigmachine.agent import Dumped, MemoryShort, give_identity
+from bigmachine.errors import (
+    BigmachineError,
+    Cause,
+    DeathCertificate,
+    InvalidCall,
+    MachineStopped,
+    NetworkError,
+    ProvisionError,
+)
 from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
@@ -27,10 +35,18 @@ from bigmachine.session.events import EventFunction, Events, EventTarget, events
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
 from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
+from bigmachine.session.timeline import DOWN, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
 
+if TYPE_CHECKING:
+    from bigmachine.session.shipping import Cargo
+
 _log = logging.getLogger("bigmachine")
+#: For an agent on a bare host to make a key, and take its certificate.
+_ADOPTION = 60.0
+#: For the program to be looked through before anything is bought; the first time takes a second or two.
+_PACKING = 300.0
 #: Shutting a system down gets at least this, also when the machines used up the time.
 _LEAST = 2.0
 #: A terminal that stands still holds the end of a machine or session up for no longer than this.
@@ -84,6 +100,7 @@ class Session:
         self._dialled: dict[str, Machine] = {}
         self._hosts: dict[str, Host] = {}
         self._places: dict[Machine, Launched] = {}
+        self._timeline = Timeline()
         self._pid = os.getpid()
         self._closing = threading.Lock()  # taken once, by whoever shuts it down first
         self._closer = 0  # the thread that did
@@ -190,7 +207,8 @@ class Session:
         self._check_open()
         order = Order.take(services, environ, args, image, entry)
         order = replace(order, limit=self._codec.limit, threads=self._threads)
-        places = list(system.launch(count, Ticket(self._id, self.name, authority.issue, self._reactor, self._guest)))
+        cargo = self._cargo(system, order, image)
+        places = list(system.launch(count, self._ticket(authority)))
         if not places:
             raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")
         if len(places) < count:
@@ -204,7 +222,7 @@ class Session:
         owners: list[Owner] = []
         try:
             for place in places:
-                owners.append(self._place(system, authority, place, order))
+                owners.append(self._place(system, authority, place, order, cargo))
                 self._reactor.post(self._starts, owners[-1].machine)
             for owner in owners:
                 owner.begin()
@@ -219,7 +237,32 @@ class Session:
             raise
         return [owner.machine for owner in owners]
 
-    def _place(self, system: System, authority: Authority, place: Launched, order: Order) -> Owner:
+    def _ticket(self, authority: Authority) -> Ticket:
+        def adopt(place: Launched) -> None:
+            if place.path:
+                self._links.tunnel(place.agent_id, place.path)
+            agent = Address(place.host, place.port, place.agent_id)
+            given = give_identity(self._reactor, self._links.to_bare(agent), place.agent_id, authority.sign)
+            try:
+                self._reactor.run(given, _ADOPTION)
+            except TimeoutError as exc:
+                raise NetworkError(f"the agent at {agent} did not take an identity within {_ADOPTION:.0f} s") from exc
+
+        return Ticket(self._id, self.name, authority.issue, self._reactor, self._guest, adopt)
+
+    def _cargo(self, system: System, order: Order, image: Image | None) -> Cargo | None:
+        """Begin to pack the program, where it has to be brought to its hosts."""
+        if not system.is_bare:
+            return None
+        from bigmachine.session.shipping import Cargo
+
+        cargo = Cargo(order.entry, image, order.added)
+        cargo.begin()
+        if system.is_paid:
+            cargo.check(_PACKING)  # what cannot be packed is said before anything is bought
+        return cargo
+
+    def _place(self, system: System, authority: Authority, place: Launched, order: Order, cargo: Cargo | None) -> Owner:
         address = Address(place.host or system.name, place.port, f"{place.agent_id}-m{next(self._numbers)}")
         if place.dialer is not None:
             self._links.lead(place.agent_id, place.dialer)
@@ -230,7 +273,10 @@ class Session:
         machine = Machine(
             address, self._id, program=program, agent=host.link, hostname=place.hostname, maxprocs=place.maxprocs
         )
-        owner = Owner(machine, host, program, spec, order.services, system.keepalive, self)
+        settle = None
+        if place.runtime is not None and cargo is not None:
+            settle = cargo.settling(host.link, place.agent_id, place.runtime, self._timeline, machine.name)
+        owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle)
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
         self._places[machine] = place  # first, or a shutdown in between would not release it
@@ -319,13 +365,20 @@ class Session:
             self._events.alive(machine)
 
     def _follow(self, machine: Machine) -> None:
+        if machine.owned and machine.state in (State.RUNNING, State.STOPPED):
+            self._timeline.enter(machine.name, UP if machine.state is State.RUNNING else DOWN, time.time())
         if machine.state is State.RUNNING and machine.owned:
             self._reactor.post(self._runs, machine)
         elif machine.state is State.STOPPED and self._dialled.get(machine.machine_id) is machine:
             self._dialled.pop(machine.machine_id, None)
 
+    def timeline(self) -> list[Span]:
+        """Return every phase of every machine's start, with its time and the bytes that were sent for it."""
+        return self._timeline.spans()
+
     def phase(self, machine: Machine, phase: Phase) -> None:
         """A starting machine has got further."""
+        self._timeline.enter(machine.name, phase.value, time.time())
         if phase is Phase.INITIALISING:
             self._display.show(machine.name)
 

@@ -118,6 +118,11 @@ class System(abc.ABC):
     #: The clocks of its machines; may be set before the first `launch`.
     keepalive: Keepalive = Keepalive()
 
+    #: Whether its hosts have not the driver's files, so that the program is to be brought there.
+    is_bare: bool = False
+    #: Whether its machines cost money: then all that can be checked before the first `launch` is.
+    is_paid: bool = False
+
     _is_claimed = False
 
     def claim(self) -> None:

@@ -41,6 +41,7 @@ class SSHSystem(System):
     """
 
     name = "ssh"
+    is_bare = True
 
     def __init__(
         self,

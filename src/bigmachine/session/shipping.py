@@ -1,0 +1,248 @@
+"""The program on its way to hosts that do not have it: packed once, while they come up, and brought once to each.
+
+A `Cargo` belongs to one `start`, so a program that was edited since the last one is sent as it is now; what has not
+changed is neither read nor sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from bigmachine.errors import BigmachineError, ImageError
+from bigmachine.image.interpreter import interpreter_flags
+from bigmachine.machine import Phase
+
+if TYPE_CHECKING:
+    from bigmachine.agent import LaunchSpec
+    from bigmachine.image import Entry, Image
+    from bigmachine.image.manifest import Platform
+    from bigmachine.image.plan import Wanted
+    from bigmachine.image.scanned import Scan
+    from bigmachine.image.store import Built
+    from bigmachine.machine import Settle
+    from bigmachine.rpc import Link
+    from bigmachine.session.timeline import Timeline
+    from bigmachine.system import Runtime
+
+_log = logging.getLogger("bigmachine")
+#: A host looks through its cache for what it has; on a slow disk that may take a while.
+_OFFER: Final = 60.0
+#: So often a connection may break while an image travels: each time, what has arrived need not travel again.
+_ATTEMPTS: Final = 4
+_PAUSE: Final = 0.3
+
+#: Told how far a delivery is: the bytes sent so far, and whether that is all.
+Note = Callable[[int, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An image on a host: its directory there, and what was packed."""
+
+    root: str
+    scan: Scan
+
+    def settle(self, spec: LaunchSpec, environ: Mapping[str, str]) -> LaunchSpec:
+        """Say for a machine of that host what was said for one of this; `environ` is what the program asked to add.
+
+        Raises:
+            ImageError: if the program's main is not in the image.
+        """
+        from bigmachine.image.environ import shipped_environ
+
+        entry = spec.entry
+        if entry.path is not None:
+            path = self._there(entry.path)
+            if path is None:
+                raise ImageError(
+                    f"the program {entry.path} is in no folder that goes to other hosts: name it by Image(files=[...])"
+                )
+            entry = replace(entry, path=path)
+        if entry.directory is not None:
+            entry = replace(entry, directory=self._there(entry.directory))
+        manifest = self.scan.manifest
+        argv = [self._there(spec.argv[0]) or spec.argv[0], *spec.argv[1:]] if spec.argv else []
+        return replace(
+            spec,
+            entry=entry,
+            argv=argv,
+            sys_path=[f"{self.root}/{place}" for place in manifest.sys_path if not place.startswith("site")],
+            cwd=self._there(spec.cwd) or self.root,
+            environ={**shipped_environ(os.environ), **environ},
+            interpreter=[f"{self.root}/bin/python", *interpreter_flags()],
+            root=self.root,
+            digest=manifest.digest,
+        )
+
+    def _there(self, path: str) -> str | None:
+        place = self.scan.relocate(os.path.abspath(path))
+        return None if place is None else f"{self.root}/{place}"
+
+
+class Cargo:
+    """What the machines of one `start` run, on its way to their hosts. `begin` starts to pack it."""
+
+    def __init__(self, entry: Entry, image: Image | None, environ: Mapping[str, str]) -> None:
+        self._entry = entry
+        self._image = image
+        self.environ = environ
+        self._scans: dict[Platform | None, concurrent.futures.Future[Scan]] = {}
+        self._deliveries: dict[str, asyncio.Task[Delivered]] = {}
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Pack it for machines like this one, in the background, while their hosts come up."""
+        self._packed(None)
+
+    def check(self, timeout: float) -> None:
+        """Wait until it is packed for machines like this one.
+
+        Raises:
+            ImageError: if it cannot be, or not within `timeout` seconds.
+        """
+        try:
+            self._packed(None).result(timeout)
+        except TimeoutError as error:
+            raise ImageError(
+                f"packing the program took more than {timeout:.0f} s: does it lie on a slow disk?"
+            ) from error
+
+    def _packed(self, target: Platform | None, distrusted: Collection[str] = ()) -> concurrent.futures.Future[Scan]:
+        with self._lock:
+            future = self._scans.get(target)
+            if future is None or distrusted:
+                future = self._scans[target] = concurrent.futures.Future()
+                arguments = (future, target, distrusted)
+                threading.Thread(target=self._pack, args=arguments, name="bigmachine-pack", daemon=True).start()
+            return future
+
+    def _pack(
+        self, future: concurrent.futures.Future[Scan], target: Platform | None, distrusted: Collection[str]
+    ) -> None:
+        from bigmachine.image.scan import scan
+
+        try:
+            future.set_result(scan(self._entry, image=self._image, target=target, distrusted=distrusted))
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
+            future.set_exception(error)
+
+    async def deliver(self, link: Link, agent_id: str, runtime: Runtime, note: Note) -> Delivered:
+        """Bring it to a host, unless it is there or on its way; on the reactor's thread.
+
+        Raises:
+            ImageError, NetworkError: if it does not arrive.
+        """
+        task = self._deliveries.get(agent_id)
+        if task is None:
+            delivery = _Delivery(self, link, runtime, note)
+            task = self._deliveries[agent_id] = link.reactor.spawn(delivery.run(), f"image for {agent_id}")
+        return await asyncio.shield(task)
+
+    def settling(self, link: Link, agent_id: str, runtime: Runtime, timeline: Timeline, machine: str) -> Settle:
+        """Give the way in which one machine's program is brought to its host."""
+
+        async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
+            def note(sent: int, is_all: bool) -> None:
+                link.reactor.post(timeline.sent, machine, sent)
+                if is_all:
+                    link.reactor.post(reach, Phase.ASSEMBLING)
+
+            reach(Phase.SHIPPING)
+            delivered = await self.deliver(link, agent_id, runtime, note)
+            return delivered.settle(spec, self.environ)
+
+        return settle
+
+    async def packed_for(self, platform: Platform, distrusted: Collection[str] = ()) -> Scan:
+        """Give it as it is for a platform.
+
+        Raises:
+            ImageError: if a package cannot be had for it.
+        """
+        from bigmachine.image.platforms import takes, this_platform
+
+        target = None if takes(platform, this_platform()) else platform
+        return await asyncio.wrap_future(self._packed(target, distrusted))
+
+
+class _Delivery:
+    """One image to one host."""
+
+    def __init__(self, cargo: Cargo, link: Link, runtime: Runtime, note: Note) -> None:
+        self._cargo = cargo
+        self._link = link
+        self._runtime = runtime
+        self._note = note
+
+    async def run(self) -> Delivered:
+        from bigmachine.image.packs import Edited
+
+        distrusted: Collection[str] = ()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._send(distrusted)
+            except Edited as error:
+                if attempt == _ATTEMPTS:
+                    text = f"the program is being changed while it is sent to {self._link.name}: {error}"
+                    raise ImageError(text) from error
+                distrusted = error.paths
+            except BigmachineError as error:
+                if not error.temporary or attempt == _ATTEMPTS:
+                    raise
+                _log.info("sending the program to %s broke off, and goes on: %s", self._link.name, error)
+                await asyncio.sleep(_PAUSE * attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, distrusted: Collection[str]) -> Delivered:
+        from bigmachine.image.pack_cache import PackCache
+        from bigmachine.image.packs import frames
+        from bigmachine.image.plan import encode_head
+
+        packed = await self._cargo.packed_for(self._runtime.platform, distrusted)
+        head = encode_head(packed.manifest)
+        self._note(len(head), False)
+        python = self._runtime.python
+        wanted: Wanted = await self._link.submit("Images.offer", (head, python), {}, _OFFER)
+        if wanted.is_built:
+            return Delivered(wanted.root, packed)
+        source = _Metered(frames(packed, wanted, PackCache()), self._note, len(head))
+        try:
+            built: Built = await self._link.submit("Images.receive", (head, python, source), {})
+        except BigmachineError:
+            if source.error is not None:
+                raise source.error from None  # what the other side saw of it says less
+            raise
+        return Delivered(built.root, packed)
+
+
+class _Metered(Iterator[bytes]):
+    """Counts what is sent, and keeps what went wrong while it was read."""
+
+    def __init__(self, source: Iterator[bytes], note: Note, sent: int) -> None:
+        self._source = source
+        self._note = note
+        self._sent = sent
+        self.error: Exception | None = None
+
+    def __next__(self) -> bytes:
+        try:
+            frame = next(self._source)
+        except StopIteration:
+            self._note(self._sent, True)
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+        self._sent += len(frame)
+        self._note(self._sent, False)
+        return frame
+
+
+__all__ = ["Cargo", "Delivered", "Note"]

@@ -1,0 +1,84 @@
+"""How machines came up: every phase of every machine, with its time and what was sent for it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+#: The last phase of a start; its span has no length.
+UP = "running"
+DOWN = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One phase of one machine's start.
+
+    `began` and `ended` are seconds since the epoch; `ended` is None while it lasts. `sent` is the bytes that were sent
+    to its host in this phase.
+    """
+
+    machine: str
+    phase: str
+    began: float
+    ended: float | None = None
+    sent: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it lasts."""
+        return None if self.ended is None else max(0.0, self.ended - self.began)
+
+
+class Timeline:
+    """The spans of a session's machines, in the order in which they began; the last thousands of them."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._spans: dict[tuple[str, str], Span] = {}
+        self._open: dict[str, tuple[str, str]] = {}
+
+    def enter(self, machine: str, phase: str, now: float) -> None:
+        """Note that a machine is in a phase from now on."""
+        key = (machine, phase)
+        self._close(machine, now)
+        if key in self._spans:
+            return
+        while len(self._spans) >= self._most:
+            self._spans.pop(next(iter(self._spans)))
+        is_last = phase in (UP, DOWN)
+        self._spans[key] = Span(machine, phase, now, now if is_last else None)
+        if not is_last:
+            self._open[machine] = key
+
+    def _close(self, machine: str, now: float) -> None:
+        key = self._open.pop(machine, None)
+        if key is not None and key in self._spans:
+            self._spans[key] = replace(self._spans[key], ended=now)
+
+    def sent(self, machine: str, size: int) -> None:
+        """Note how many bytes have been sent to a machine's host in the phase that it is in."""
+        key = self._open.get(machine)
+        if key is not None and key in self._spans:
+            self._spans[key] = replace(self._spans[key], sent=size)
+
+    def spans(self) -> list[Span]:
+        """Give all spans so far."""
+        return list(self._spans.values())
+
+
+def as_text(spans: Iterable[Span]) -> str:
+    """Write spans as a table, a line each, times since the first."""
+    listed = list(spans)
+    if not listed:
+        return "no machine was started"
+    start = min(span.began for span in listed)
+    lines = [f"{'machine':<14} {'phase':<24} {'at s':>8} {'took s':>8} {'sent':>10}"]
+    for span in listed:
+        took = "" if span.seconds is None else f"{span.seconds:.3f}"
+        sent = f"{span.sent:,}" if span.sent else ""
+        lines.append(f"{span.machine:<14} {span.phase:<24} {span.began - start:>8.3f} {took:>8} {sent:>10}")
+    return "\n".join(lines)
+
+
+__all__ = ["DOWN", "UP", "Span", "Timeline", "as_text"]
