@@ -80,7 +80,7 @@ _MODULES = ("driver", "errors", "testing")
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Put garbage collection off while modules are imported: it finds nothing then, and takes 7 % of the time."""
+    """Put garbage collection off while modules are imported: it finds nothing then, and takes time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
