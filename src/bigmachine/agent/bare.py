@@ -199,8 +199,8 @@ class BareHost:
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, EOFError, ConnectionError) as error:
             self.close()
             raise NetworkError(
-                f"{self.host}: {stage}: the connection broke ({str(error) or 'end of file'}); did stage 0 end there, or "
-                "does a firewall cut in?"
+                f"{self.host}: {stage}: the connection broke ({str(error) or 'end of file'}); did stage 0 end there, "
+                "or does a firewall cut in?"
             ) from error
         except ssl.SSLError as error:
             self.close()

@@ -10,6 +10,7 @@ The codec is gzip, since stage 0 has nothing better on an old Python, and a host
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import io
@@ -17,7 +18,8 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -31,6 +33,9 @@ Folder = Literal["interpreters", "kits"]
 _LEVEL: Final = 4
 #: So many bundles stay on the driver's disk; each change to a package makes another one.
 _KEPT: Final = 8
+#: Packing takes seconds; for so long one waits for another to do it, looking so often.
+_PATIENCE: Final = 60.0
+_STEP: Final = 0.05
 _FORMAT: Final = 2
 _GLIBC: Final = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 
@@ -81,19 +86,49 @@ def kept_bundle(folder: Folder, key: str, cache: Path, build: Callable[[], Itera
     """
     name = hashlib.sha256(f"{_FORMAT}\0{key}".encode()).hexdigest()[:32]
     place = cache / "bundles"
-    about, path = place / f"{name}.json", place / f"{name}.tar.gz"
+    kept = _kept(folder, place / name)
+    if kept is not None:
+        return kept
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _alone(place / f".{name}.lock"):
+            kept = _kept(folder, place / name)  # by whoever had the lock before
+            if kept is None:
+                facts = _write(list(build()), place / f"{name}.tar.gz")
+                _replace(place / f"{name}.json", json.dumps(facts).encode())
+                _forget_old(place)
+                kept = _read(facts, folder, place / f"{name}.tar.gz")
+            return kept
+    except OSError as error:
+        raise ImageError(f"packing the {folder.removesuffix('s')} for bare hosts failed: {error}") from error
+
+
+def _kept(folder: Folder, stem: Path) -> Bundle | None:
+    about, path = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.tar.gz")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads(about.read_text())
         if path.stat().st_size == facts["size"]:
+            os.utime(path)  # it is in use
             return _read(facts, folder, path)
+    return None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let others who pack the same wait, in this process or another, so that eight hosts do not pack it eight times."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = _write(list(build()), path)
-        _replace(about, json.dumps(facts).encode())
-        _forget_old(place)
-    except OSError as error:
-        raise ImageError(f"packing the {folder.removesuffix('s')} for bare hosts failed: {error}") from error
-    return _read(facts, folder, path)
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:  # afterwards it is packed twice, which does no harm
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_STEP)
+        yield
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _forget_old(place: Path) -> None:

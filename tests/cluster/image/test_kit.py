@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,9 +67,9 @@ def test_its_name_follows_from_its_files_alone(kit: Bundle, tmp_path: Path) -> N
 
 
 def test_it_is_packed_once(kit: Bundle, cache: Path) -> None:
-    before = kit.path.stat().st_mtime_ns
+    before = kit.path.stat().st_ino
     assert kit_bundle(this_platform(), cache=cache) == kit
-    assert kit.path.stat().st_mtime_ns == before
+    assert kit.path.stat().st_ino == before
 
 
 @pytest.mark.parametrize("change", [{"machine": "riscv64"}, {"python": "3.99.0"}])
@@ -93,6 +96,21 @@ def test_for_another_platform_somebody_has_to_find_the_packages(change: dict[str
 def test_only_the_latest_bundles_stay(tmp_path: Path) -> None:
     made = [kept_bundle("kits", str(n), tmp_path, lambda: [Part("a", b"x")]) for n in range(12)]
     assert [bundle.path.exists() for bundle in made] == [False] * 4 + [True] * 8
+
+
+def test_several_at_once_pack_it_once(tmp_path: Path) -> None:
+    packed = []
+
+    def build() -> list[Part]:
+        packed.append(threading.get_ident())
+        time.sleep(0.2)
+        return [Part("a", b"x")]
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        made = [pool.submit(kept_bundle, "kits", "key", tmp_path, build) for _ in range(6)]
+    assert len({future.result() for future in made}) == 1
+    assert len(packed) == 1
+    assert sorted(path.suffix for path in (tmp_path / "bundles").iterdir()) == [".gz", ".json"]
 
 
 def test_byte_code_is_not_part_of_the_name(tmp_path: Path) -> None:
