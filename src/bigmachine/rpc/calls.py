@@ -64,7 +64,6 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         "_callbacks",
         "_cond",
         "_exception",
-        "_lock",
         "_now",
         "_result",
         "_told",
@@ -74,6 +73,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         "carrier",
         "ident",
         "is_pending",
+        "lock",
         "method",
         "near",
         "sent_at",
@@ -98,7 +98,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         self._result: Any = None
         self._exception: BaseException | None = None
         self._cond: threading.Condition | None = None
-        self._lock: Any = None
+        #: On which the first thread that waits sleeps, while it does.
+        self.lock: Any = None
         # Who awaits it on the loop that carries it; everybody else who does.
         self._waiter: asyncio.Future[None] | None = None
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
@@ -186,8 +187,12 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 wake_on(reactor.loop, waiter)
             elif not waiter.done():
                 waiter.set_result(None)
-        if self._lock is not None:
-            self._lock.release()
+        lock = self.lock
+        if lock is not None:
+            if self.carrier is None:
+                lock.release()
+            else:
+                self.carrier.reactor.rouse(self)
         if self._awaiting is not None:
             wake = wake_on if self.carrier is None else self.carrier.reactor.wake
             for loop, waiter in self._awaiting:
@@ -322,9 +327,14 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         if timeout is not None or self.__dict__.setdefault("_first", lock) is not lock:
             self._wait_for_condition(timeout)
             return
-        self._lock = lock
-        if self._now is _PENDING:
-            lock.acquire()
+        self.lock = lock
+        try:
+            if self._now is _PENDING:
+                lock.acquire()
+        finally:
+            self.lock = None
+            if self.carrier is not None:
+                self.carrier.reactor.pass_on()
 
     def _wait_for_condition(self, timeout: float | None) -> None:
         end = None if timeout is None else time.monotonic() + timeout

@@ -48,6 +48,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+class Sleeper(Protocol):
+    """What a thread waits for; `lock` is None once it does not, for whatever reason."""
+
+    lock: Any
+
+
 class Reactor:
     """An event loop with its receive buffer, its posts from other threads, and its cork."""
 
@@ -57,6 +63,7 @@ class Reactor:
         self.dirty: list[Carried] = []
         #: The connections that are open.
         self.connections: set[Carried] = set()
+        self._sleepers: deque[Sleeper] = deque()
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
         self.recycler = Recycler(loop.call_later)
@@ -171,6 +178,30 @@ class Reactor:
         else:
             self._wakes[loop] = [waiter]
 
+    def rouse(self, sleeper: Sleeper) -> None:
+        """Wake a thread that waits; while corked, when everything else is done, and one after the other."""
+        if self.corked and threading.get_ident() == self.thread_id:
+            self._sleepers.append(sleeper)
+        elif (lock := sleeper.lock) is not None:
+            lock.release()
+
+    def pass_on(self) -> None:
+        """Wake the next thread; called by each one when it has stopped waiting, whatever made it.
+
+        All at once they would only wake to wait again, for the interpreter lock: 64 threads in calls, 23 us of CPU time
+        a call against 17. That a thread first takes its `lock` away and then passes on is what keeps the row going: who
+        finds the lock still there can rely on another `pass_on`.
+        """
+        sleepers = self._sleepers
+        while sleepers:
+            try:
+                lock = sleepers.popleft().lock
+            except IndexError:
+                return  # another thread took it
+            if lock is not None:
+                lock.release()
+                return
+
     def uncork(self) -> None:
         """Write what was gathered, one write a connection, and wake who waits elsewhere, one wake-up a loop."""
         self.corked = False
@@ -183,6 +214,9 @@ class Reactor:
             self.dirty = []
             for connection in dirty:
                 connection.flush()
+        if self._sleepers:
+            self.pass_on()
+            self.pass_on()  # while one gets to its feet the other one runs
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], name: str = "") -> asyncio.Task[Any]:
         """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread.

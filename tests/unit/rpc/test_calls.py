@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
+import signal
 import sys
 import threading
 import time
@@ -664,3 +665,42 @@ def test_a_result_and_a_cancellation_at_once_leave_one_outcome_that_all_see(carr
         assert call.done()
     assert carrier.given_up == [call for call in race.calls if call.cancelled()]
     assert len(kinds) > 1, "nothing was raced"
+
+
+# --- many threads that wait
+
+
+def test_threads_whose_outcomes_come_together_are_all_woken(carrier: Carrier) -> None:
+    for _ in range(20):
+        calls: list[Call[int]] = [Call(n, "S.m", carrier) for n in range(30)]
+        waiting = [in_thread(call.result) for call in calls]
+        for call in calls:  # one batch: what is posted while the first runs is worked off with it
+            carrier.reactor.post(call.finish, call.ident)
+        assert [wait() for wait in waiting] == list(range(30))
+
+
+@pytest.mark.parametrize("when", ["before", "as it is woken"])
+def test_a_thread_that_is_interrupted_as_it_waits_does_not_keep_the_others_from_waking(
+    carrier: Carrier, when: str
+) -> None:
+    for _ in range(10):
+        calls: list[Call[int]] = [Call(n, "S.m", carrier) for n in range(6)]
+        waiting = [in_thread(call.result) for call in calls[1:]]
+
+        def finish_all(calls: list[Call[int]] = calls) -> None:
+            for call in calls:
+                call.finish(call.ident)
+
+        def interrupt(calls: list[Call[int]] = calls, finish_all: Callable[[], None] = finish_all) -> None:
+            until(lambda: all(call.lock is not None for call in calls))
+            if when != "before":
+                carrier.reactor.post(finish_all)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(calls[0].result() + PATIENCE)  # the outcome may come first
+        assert calls[0].lock is None
+        if when == "before":
+            carrier.reactor.post(finish_all)
+        assert [wait() for wait in waiting] == list(range(1, 6))

@@ -470,3 +470,29 @@ def test_a_forked_child_is_refused_rather_than_left_waiting_for_a_thread_that_is
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     finally:
         reactor.stop()
+
+
+class Sleeper:
+    def __init__(self, *, waits: bool) -> None:
+        self.lock = threading.Lock() if waits else None
+        if self.lock is not None:
+            self.lock.acquire()
+
+
+def test_threads_that_wait_are_woken_two_at_once_and_who_does_not_any_more_is_passed_over(reactor: Reactor) -> None:
+    sleepers = [Sleeper(waits=waits) for waits in (False, True, False, False, True, False, True, True)]
+    locks = [sleeper.lock for sleeper in sleepers if sleeper.lock is not None]
+
+    def rouse_all() -> None:
+        for sleeper in sleepers:
+            reactor.rouse(sleeper)
+        assert all(lock.locked() for lock in locks)  # the rest of the batch comes first
+
+    reactor.post(rouse_all)
+    here(reactor, lambda: None)
+    assert [lock.locked() for lock in locks] == [False, False, True, True]
+    reactor.pass_on()
+    assert [lock.locked() for lock in locks] == [False, False, False, True]
+    reactor.pass_on()
+    reactor.pass_on()
+    assert not any(lock.locked() for lock in locks)
