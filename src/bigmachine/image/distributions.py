@@ -199,8 +199,11 @@ def _recorded_at(path: str) -> int:
 
 def _disputed(placed: Mapping[str, Placed]) -> dict[str, set[str]]:
     """Return the sources that several distributions claim with different contents, by distribution."""
-    claims: dict[str, tuple[str, str]] = {}
     found: dict[str, set[str]] = {}
+    sources = [source for each in placed.values() for source in each.sources]
+    if len(set(sources)) == len(sources):
+        return found  # as nearly always, and without asking for any layer's files
+    claims: dict[str, tuple[str, str]] = {}
     for info, each in placed.items():
         for file, source in zip(each.layer.files, each.sources, strict=True):
             other, digest = claims.setdefault(source, (info, file.sha256))
