@@ -68,6 +68,10 @@ def on_loop(work: Callable[[Reactor], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
             await work(Reactor(asyncio.get_running_loop()))
+            # Connections say farewell before they close: until only the loop's own pipe is left.
+            watched = getattr(asyncio.get_running_loop(), "_selector").get_map()  # noqa: B009 (it has no type)
+            while len(watched) > 1:  # noqa: ASYNC110 (transports have no event for it)
+                await asyncio.sleep(0.002)
 
     asyncio.run(main())
 

@@ -151,6 +151,8 @@ def test_idle_strangers_do_not_keep_the_driver_out(host: Running) -> None:
             begin = time.monotonic()
             client.info()
             assert time.monotonic() - begin < 5
+        strangers[0].settimeout(5)
+        assert strangers[0].recv(1) == b""  # the oldest gave way
     finally:
         for stranger in strangers:
             stranger.close()
@@ -199,12 +201,24 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfi
         [(_member("a/../../outside"), b"x")],
         [(_member("link", tarfile.SYMTYPE, "/etc"), b"")],
         [(_member("a/link", tarfile.SYMTYPE, "../../outside"), b"")],
-        [(_member("here", tarfile.SYMTYPE, "a"), b""), (_member("here/b"), b"x")],
+        [(_member("a/x"), b"x"), (_member("here", tarfile.SYMTYPE, "a"), b""), (_member("here/b"), b"x")],
+        [(_member("a/b/top", tarfile.SYMTYPE, "../.."), b""), (_member("l", tarfile.SYMTYPE, "a/b/top/.."), b"")],
         [(_member("a"), b"x"), (_member("hard", tarfile.LNKTYPE, "a"), b"")],
         [(_member("pipe", tarfile.FIFOTYPE), b"")],
         [(_member("large"), bytes((1 << 20) + 1))],
     ],
-    ids=["up", "absolute", "inner-up", "link-absolute", "link-up", "through-link", "hard-link", "pipe", "bomb"],
+    ids=[
+        "up",
+        "absolute",
+        "inner-up",
+        "link-absolute",
+        "link-up",
+        "through-link",
+        "up-behind-link",
+        "hard-link",
+        "pipe",
+        "bomb",
+    ],
 )
 def test_what_would_not_lie_inside_the_bundle_is_refused(
     host: Running, tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]
@@ -226,6 +240,7 @@ def test_a_bundle_that_breaks_off_leaves_nothing_and_can_be_sent_again(host: Run
     with host.client() as again:
         again.put(bundle)
         assert again.have([bundle]) == {bundle.name}
+    assert [path for path in host.kept() if bundle.name not in path] == []
 
 
 def test_a_connection_that_broke_is_made_anew_once(host: Running) -> None:

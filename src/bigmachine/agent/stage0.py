@@ -346,7 +346,9 @@ def unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: str, li
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     if member.issym():
         target = os.path.normpath(os.path.join(os.path.dirname(name), member.linkname))
-        if os.path.isabs(member.linkname) or target.split("/")[0] == "..":
+        # Steps up come first: behind the name of another link they would lead up from where that one points.
+        is_plain = os.path.normpath(member.linkname) == member.linkname
+        if not is_plain or os.path.isabs(member.linkname) or target.split("/")[0] == "..":
             raise Refused("%r leads out of the bundle, to %r" % (name, member.linkname))
         links.add(name)
         os.symlink(member.linkname, path)
