@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from bigmachine.observe.profile import Frame, Profile
+from bigmachine.observe.profile import Frame, Labels, Profile, Stack
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -25,9 +25,13 @@ _TIME, _DURATION, _PERIOD_TYPE, _PERIOD, _COMMENT, _DEFAULT_TYPE = 9, 10, 11, 12
 _MOST_INFLATED: Final = 1 << 30
 
 
+#: A third of the time of gzip's own default, for a file that is a quarter larger.
+_LEVEL: Final = 2
+
+
 def encode(profile: Profile) -> bytes:
     """Write a profile, gzipped."""
-    return gzip.compress(_Writer(profile).message(), 6, mtime=0)
+    return gzip.compress(_Writer(profile).message(), _LEVEL, mtime=0)
 
 
 def decode(data: bytes) -> Profile:
@@ -110,12 +114,21 @@ class _Writer:
         return b"".join(parts)
 
     def _samples(self) -> Iterator[bytes]:
+        # Machines of one program have their stacks in common, and stacks their labels: each is written down once.
+        written: dict[Stack, bytes] = {}
+        marked: dict[Labels, bytes] = {}
         for (stack, labels), values in self._profile.samples.items():
-            # The innermost frame first, as pprof has it.
-            sample = _packed(1, [self._location(frame) for frame in reversed(stack)]) + _packed(2, values)
-            for key, value in labels:
-                sample += _nested(3, _number(1, self._string(key)) + _number(2, self._string(value)))
-            yield sample
+            places = written.get(stack)
+            if places is None:
+                # The innermost frame first, as pprof has it.
+                places = written[stack] = _packed(1, [self._location(frame) for frame in reversed(stack)])
+            marks = marked.get(labels)
+            if marks is None:
+                marks = marked[labels] = b"".join([self._label(key, value) for key, value in labels])
+            yield places + _packed(2, values) + marks
+
+    def _label(self, key: str, value: str) -> bytes:
+        return _nested(3, _number(1, self._string(key)) + _number(2, self._string(value)))
 
     def _type(self, name: str, unit: str) -> bytes:
         return _number(1, self._string(name)) + _number(2, self._string(unit))

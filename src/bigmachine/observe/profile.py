@@ -56,7 +56,7 @@ class Profile:
 
     def add(self, stack: Stack, values: Iterable[int], labels: Mapping[str, str] | Labels = ()) -> None:
         """Count a sample."""
-        key = (stack, tuple(sorted(dict(labels).items())))
+        key = (stack, labels if isinstance(labels, tuple) else tuple(sorted(labels.items())))
         known = self.samples.get(key)
         if known is None:
             if len(self.samples) >= MOST_STACKS:
@@ -65,11 +65,33 @@ class Profile:
         for at, value in enumerate(values):
             known[at] += value
 
+    def take(self, other: Profile, **labels: str) -> None:
+        """Add the samples of another profile, with more labels on each: one pass, and no copy of it in between.
+
+        Raises:
+            ValueError: if it measures something else.
+        """
+        if other.kinds != self.kinds:
+            raise ValueError(f"a profile of {other.kinds} cannot be added to one of {self.kinds}")
+        self.began = min(filter(None, (self.began, other.began)), default=0)
+        self.duration = max(self.duration, other.duration)
+        self.period = self.period or other.period
+        self.comments += other.comments
+        more: dict[Labels, Labels] = {}  # a machine has some dozens of different labels, and thousands of stacks
+        samples = self.samples
+        for (stack, old), values in other.samples.items():
+            new = more.get(old)
+            if new is None:
+                new = more[old] = tuple(sorted({**dict(old), **labels}.items())) if labels else old
+            if (stack, new) in samples or len(samples) >= MOST_STACKS:
+                self.add(stack, values, new)
+            else:
+                samples[stack, new] = list(values)
+
     def labelled(self, **labels: str) -> Profile:
         """Give the same with more labels on every sample."""
-        other = Profile(self.kinds, {}, self.period, self.began, self.duration, list(self.comments))
-        for (stack, old), values in self.samples.items():
-            other.add(stack, values, {**dict(old), **labels})
+        other = Profile(self.kinds)
+        other.take(self, **labels)
         return other
 
     def total(self, at: int = -1) -> int:
@@ -86,53 +108,92 @@ def merge(profiles: Iterable[Profile]) -> Profile:
     merged: Profile | None = None
     for profile in profiles:
         if merged is None:
-            merged = Profile(profile.kinds, {}, profile.period, profile.began, profile.duration)
-        elif merged.kinds != profile.kinds:
-            raise ValueError(f"a profile of {profile.kinds} cannot be added to one of {merged.kinds}")
-        merged.began = min(filter(None, (merged.began, profile.began)), default=0)
-        merged.duration = max(merged.duration, profile.duration)
-        merged.period = merged.period or profile.period
-        merged.comments += profile.comments
-        for (stack, labels), values in profile.samples.items():
-            merged.add(stack, values, labels)
+            merged = Profile(profile.kinds)
+        merged.take(profile)
     if merged is None:
         raise ValueError("there is no profile to merge")
     return merged
 
 
-def from_folded(text: str, *, hertz: float, labels: Mapping[str, str] | None = None) -> Profile:
-    """Read what `py-spy record --format raw` writes: `frame;frame;frame count` a line, the outermost frame first.
-
-    py-spy's first frame is `thread (0x...): "name"` where it was asked for threads; that becomes the label `thread`.
-    Lines without a stack (it writes some) are skipped.
-    """
-    period = round(1e9 / hertz)
-    profile = Profile((("samples", "count"), ("cpu", "nanoseconds")), period=period)
-    for line in text.splitlines():
-        frames, _, count = line.rpartition(" ")
-        if not frames.strip() or not count.isdigit():
-            continue
-        stack, thread = _frames(frames)
-        marks = {**(labels or {}), **({"thread": thread} if thread else {})}
-        if stack:
-            profile.add(stack, (int(count), int(count) * period), marks)
-    return profile
+def from_folded(text: str, *, hertz: float, labels: Mapping[str, str] | None = None, measure: str = "cpu") -> Profile:
+    """Read what `py-spy record --format raw` writes, see `FoldedReader`."""
+    reader = FoldedReader(hertz, measure)
+    reader.read(text, labels or {})
+    return reader.profile
 
 
 _THREAD: Final = re.compile(r"thread \((?P<id>[^)]*)\)(?:: (?P<name>.*))?")
+
+
+class FoldedReader:
+    """Reads what py-spy sampled on several machines into one `profile`: `frame;frame;frame count` a line.
+
+    The outermost frame comes first. Before it stands `thread (0x...): "name"` where py-spy was asked for threads; that
+    becomes the label `thread`. Where a service's method is on the stack, its class is the label `service`. Lines
+    without a stack (py-spy writes some) are skipped. `measure` is what a sample stands for, in nanoseconds.
+
+    What one machine's stacks look like is remembered: the machines of a program have most of them in common.
+    """
+
+    def __init__(self, hertz: float, measure: str = "cpu") -> None:
+        self._period = round(1e9 / hertz)
+        self.profile = Profile((("samples", "count"), (measure, "nanoseconds")), period=self._period)
+        self._frames: dict[str, Frame] = {}
+        self._stacks: dict[str, tuple[Stack, str]] = {}
+        self._threads: dict[str, str] = {}
+
+    def read(self, text: str, labels: Mapping[str, str]) -> int:
+        """Add one machine's samples; gives how many there were."""
+        marks: dict[tuple[str, str], Labels] = {}
+        total = 0
+        for line in text.splitlines():
+            names, _, count = line.rpartition(" ")
+            if not names.strip() or not count.isdigit():
+                continue
+            thread, rest = self._thread(names)
+            known = self._stacks.get(rest)
+            if known is None:
+                known = self._stacks[rest] = self._stack(rest)
+            stack, service = known
+            if not stack:
+                continue
+            own = marks.get((thread, service))
+            if own is None:
+                more = {"thread": thread, "service": service}
+                own = tuple(sorted({**labels, **{key: value for key, value in more.items() if value}}.items()))
+                marks[thread, service] = own
+            number = int(count)
+            total += number
+            self.profile.add(stack, (number, number * self._period), own)
+        return total
+
+    def _thread(self, text: str) -> tuple[str, str]:
+        """Take what is said of process and thread from the front of a line."""
+        thread = ""
+        while text.startswith(("thread (", "process ")):
+            first, _, rest = text.partition(";")
+            known = self._threads.get(first)
+            if known is None:
+                named = _THREAD.fullmatch(first)
+                if named is None and not _PROCESS.fullmatch(first):
+                    break
+                known = (named["name"] or named["id"]).strip('"') if named is not None else ""
+                self._threads[first] = known
+            thread, text = known or thread, rest
+        return thread, text
+
+    def _stack(self, text: str) -> tuple[Stack, str]:
+        frames = self._frames
+        stack = []
+        for part in text.split(";") if text else ():
+            frame = frames.get(part)
+            if frame is None:
+                frame = frames[part] = _frame(part)
+            stack.append(frame)
+        return tuple(stack), service_of(tuple(stack))
+
+
 _PROCESS: Final = re.compile(r"process \d+:.*")
-
-
-def _frames(text: str) -> tuple[Stack, str]:
-    stack: list[Frame] = []
-    thread = ""
-    for part in text.split(";"):
-        named = _THREAD.fullmatch(part)
-        if named is not None and not stack:
-            thread = (named["name"] or named["id"]).strip('"')
-        elif not (_PROCESS.fullmatch(part) and not stack):
-            stack.append(_frame(part))
-    return tuple(stack), thread
 
 
 def _frame(text: str) -> Frame:
@@ -140,6 +201,31 @@ def _frame(text: str) -> Frame:
     if match is None:
         return Frame(text)
     return Frame(match["name"], match["file"], int(match["line"] or 0))
+
+
+#: Where the library calls a method: the frames right inside of these are the services' own.
+_CALLERS: Final = ("bigmachine/rpc/runs.py", "bigmachine/rpc/outgoing.py")
+_LIBRARY: Final = "bigmachine/rpc/"
+
+
+def service_of(stack: Stack) -> str:
+    """Name the class of the service whose method runs on a stack; "" if none does.
+
+    It is read from the stack alone: a method is called by one of two modules of ours, and its qualified name begins
+    with its class. A decorator's wrapper has no class, so the frame inside of it counts.
+    """
+    was_ours = False
+    for frame in stack:
+        if frame.file.endswith(_CALLERS):
+            was_ours = True
+        elif was_ours and frame.file.endswith(".py"):
+            if _LIBRARY in frame.file:
+                was_ours = False
+                continue
+            owner = frame.function.rpartition(".")[0].rpartition("<locals>")[2].strip(".")
+            if owner:
+                return owner
+    return ""
 
 
 def to_folded(profile: Profile, at: int = -1) -> str:
@@ -151,4 +237,16 @@ def to_folded(profile: Profile, at: int = -1) -> str:
     return "\n".join(sorted(lines)) + "\n" if lines else ""
 
 
-__all__ = ["MOST_STACKS", "TRUNCATED", "Frame", "Labels", "Profile", "Stack", "from_folded", "merge", "to_folded"]
+__all__ = [
+    "MOST_STACKS",
+    "TRUNCATED",
+    "FoldedReader",
+    "Frame",
+    "Labels",
+    "Profile",
+    "Stack",
+    "from_folded",
+    "merge",
+    "service_of",
+    "to_folded",
+]
