@@ -16,7 +16,7 @@ import pytest
 from bigmachine.errors import BigmachineError, DeadlineExceeded, NetworkError
 from bigmachine.rpc import Call, deadline, new_event_loop
 from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.near import Near, is_fast
+from bigmachine.rpc.near import Near
 from tests.unit.rpc.ends import PATIENCE, Ends, tls, until, until_async
 
 ENOUGH = 64
@@ -60,11 +60,11 @@ def ends(service: Service) -> Iterator[Ends]:
         yield it
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=["asyncio", "uvloop", "asyncio without aiofastnet"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Run a coroutine on a fresh event loop of the caller's own."""
-    # On asyncio's own loop it would not pay without aiofastnet; that it works there is claimed all the same.
-    monkeypatch.setattr("bigmachine.rpc.near.is_fast", lambda loop: True)
+    if request.param == "asyncio without aiofastnet":
+        monkeypatch.setitem(sys.modules, "aiofastnet", None)
 
     def it(coroutine: Coroutine[Any, Any, Any]) -> Any:
         factory = new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
@@ -129,18 +129,6 @@ def test_threads_and_the_links_own_loop_need_none(ends: Ends) -> None:
     for n in range(2 * ENOUGH):
         ends.call("S.echo", n)
     assert ends.link._nears == {}
-
-
-def test_a_loop_whose_transports_are_slow_gets_none(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "aiofastnet", None)
-
-    async def scenario() -> bool:
-        for n in range(2 * ENOUGH):
-            await ends.submit("S.echo", n)
-        return is_fast(asyncio.get_running_loop())
-
-    assert asyncio.run(scenario()) is False
-    assert len(ends.server.channels) == 1
 
 
 def test_the_connection_ends_with_its_loop_and_the_next_loop_makes_its_own(ends: Ends, run: Run) -> None:
