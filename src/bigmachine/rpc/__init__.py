@@ -1,8 +1,8 @@
 """Calls: frames on authenticated connections, the threads and tasks that run methods, streams, deadlines.
 
 From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the event loop), `connection` (one
-transport), `lanes` (the two connections of a link), `link` (calling) and `server` (being called), `net` (TCP and
-TLS), `memory` (within a process), `http1` and `http2` (the same methods for curl and other languages).
+transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops, `direct` for threads that
+wait) and `server` (being called), `net` (TCP and TLS), `memory` (within a process), `http1` and `http2` (the same methods for curl and other languages).
 """
 
 from bigmachine.rpc.calls import Call
