@@ -2,7 +2,8 @@
 
 From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the event loop), `connection` (one
 transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops, `direct` for threads that
-wait) and `server` (being called), `net` (TCP and TLS), `memory` (within a process), `http1` and `http2` (the same methods for curl and other languages).
+wait) and `server` (being called), `net` (TCP and TLS), `memory` (within a process), `http1` and `http2` (the same
+methods for curl and other languages).
 """
 
 from bigmachine.rpc.calls import Call
