@@ -316,7 +316,7 @@ def test_a_launch_that_never_ends_does_not_hold_a_shutdown_up(odd: OddSystem, se
 def test_a_machine_that_was_never_begun_is_simply_over(session: Session, odd: OddSystem) -> None:
     (machine,) = session.start(services=[Echo()])
     place = session._places[machine]
-    owner = session._place(odd, session._authority, place, order_of(session))  # type: ignore[arg-type]  # it is a driver's
+    owner = session._place(odd, session._authority, place, order_of(session), None)  # type: ignore[arg-type]  # it is a driver's
     session.shutdown()
     assert stopped(owner.machine).certificate.cause == Cause.SHUTDOWN
     owner.begin()
