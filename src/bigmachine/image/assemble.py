@@ -8,6 +8,7 @@ another name and renamed when it is whole; then nothing in it is changed any mor
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
 import re
@@ -28,10 +29,13 @@ _SHEBANG: Final = 127
 _ENTRY: Final = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<attribute>[\w.]+)(?:\s*\[.*\])?\s*")
 
 
-def assemble(manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str) -> None:
+def assemble(
+    manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str, older: Path | None = None
+) -> None:
     """Build the image in the new directory `part`, to be renamed to `root`, for the interpreter at `python`.
 
-    `layer` says where a layer's files are.
+    `layer` says where a layer's files are. `older` is another image for that interpreter: byte code that was made there
+    is taken over for the files that both have.
 
     Raises:
         ImageError: if two files would have to be at one place in a way that cannot be.
@@ -42,6 +46,8 @@ def assemble(manifest: Manifest, layer: Callable[[str], Path], part: Path, root:
     builder.interpreter()
     for each in manifest.layers:
         builder.add(each)
+    if older is not None:
+        builder.inherit(older)
     builder.finish()
 
 
@@ -54,6 +60,7 @@ class _Builder:
         self._python = os.path.realpath(python)
         self._site = f"lib/python{manifest.platform.minor}/site-packages"
         self._folders: set[str] = set()
+        self._caches: set[str] = set()
         tops = Counter(top for each in manifest.layers if each.kind != "tree" for top in _tops(each.files))
         self._shared = {top for top, count in tops.items() if count > 1}
 
@@ -76,7 +83,7 @@ class _Builder:
         """Add a layer; what is there already stays."""
         source = self._layer(layer.id)
         linked = self._by_name(layer, source) if layer.pure and not layer.escapes and layer.kind != "tree" else set()
-        caches: set[str] = set()
+        modules: dict[str, set[str]] = {}
         for file in layer.files:
             if _top(file.path) in linked:
                 continue
@@ -90,9 +97,10 @@ class _Builder:
             except (NotADirectoryError, IsADirectoryError) as error:
                 raise ImageError(f"assemble: {place} of {layer.name} lies where another package has a file") from error
             if file.path.endswith(".py"):
-                caches.add(file.path.rpartition("/")[0])
-        for folder in caches:
-            self._byte_code(layer, source, folder)
+                inside, _, name = file.path.rpartition("/")
+                modules.setdefault(inside, set()).add(name.removesuffix(".py"))
+        for inside, names in modules.items():
+            self._byte_code(layer, source, inside, names)
         for file in layer.files:
             if file.path.startswith("site/") and file.path.endswith("-info/entry_points.txt"):
                 self._scripts(source / file.path)
@@ -115,14 +123,22 @@ class _Builder:
         scheme, _, rest = path.partition("/")
         return {"site": f"{self._site}/{rest}", "bin": f"bin/{rest}"}.get(scheme, rest)
 
-    def _byte_code(self, layer: Layer, source: Path, folder: str) -> None:
-        """Make room for byte code, and take over what the layer has."""
-        place = f"{self._part}/{self._place(layer, f'{folder}/{_CACHE}' if folder else _CACHE)}"
-        os.makedirs(place, mode=0o755, exist_ok=True)
-        compiled = source / folder / _CACHE
-        for name in os.listdir(compiled) if compiled.is_dir() else ():
-            if not os.path.lexists(f"{place}/{name}"):
-                os.link(compiled / name, f"{place}/{name}")
+    def _byte_code(self, layer: Layer, source: Path, folder: str, modules: set[str]) -> None:
+        """Make room for byte code, and take over what the layer has of those modules that are taken from it."""
+        place = self._place(layer, f"{folder}/{_CACHE}" if folder else _CACHE)
+        os.makedirs(self._part / place, mode=0o755, exist_ok=True)
+        self._caches.add(place)
+        for name in _compiled(source / folder / _CACHE):
+            if name.partition(".")[0] in modules:
+                _link(source / folder / _CACHE / name, self._part / place / name)
+
+    def inherit(self, older: Path) -> None:
+        """Take over byte code of modules that are the very same files in another image."""
+        for place in self._caches:
+            for name in _compiled(older / place):
+                module = f"{place.removesuffix(_CACHE)}{name.partition('.')[0]}.py"
+                if _is_same(older / module, self._part / module):
+                    _link(older / place / name, self._part / place / name)
 
     def _folder(self, folder: str) -> None:
         if folder in self._folders:
@@ -168,6 +184,26 @@ class _Builder:
         (self._part / MARK).write_text(json.dumps(told))
         for folder in self._folders:
             os.chmod(self._part / folder, 0o555)  # noqa: S103 (below a directory that is the user's alone)
+
+
+def _compiled(folder: Path) -> list[str]:
+    """Name the byte code in a folder; others may be adding to it."""
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".pyc")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _link(old: Path, new: Path) -> None:
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        os.link(old, new)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
 
 
 def _top(path: str) -> str:

@@ -54,7 +54,7 @@ def _sweep(root: Path, now: float) -> None:
     """Remove what was left half done, an hour ago or earlier."""
     for part in [*(root / "layers").glob("*.part"), *(root / "images").glob("*.part"), *root.glob("probe-*")]:
         with contextlib.suppress(OSError):
-            if now - part.stat().st_mtime > _RECENT:
+            if now - part.stat().st_mtime > _RECENT and not is_held(part):
                 remove(part)
 
 
@@ -72,6 +72,9 @@ def _used(root: Path) -> set[str]:
     for mark in (root / "images").glob("*/bigmachine-image.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             used.update(json.loads(mark.read_text())["layers"])
+    for wants in (root / "images").glob("*.wants"):  # it is being built
+        with contextlib.suppress(OSError, ValueError):
+            used.update(json.loads(wants.read_text()))
     return used
 
 
@@ -83,16 +86,26 @@ def _remove_image(lock: Path) -> bool:
         except BlockingIOError:
             return False
         remove(lock.with_suffix(""))
+        lock.with_suffix(".wants").unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
     return True
 
 
+def is_held(part: Path) -> bool:
+    """Whether another process has it that lives: its number is in the name."""
+    owner = part.name.removesuffix(".part").rpartition(".")[2].partition("-")[0]
+    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+
+
 def remove(path: Path) -> None:
-    """Remove a directory, also one that is closed to changes; what is not there is no error."""
+    """Remove a file or a directory, also one that is closed to changes; what is not there is no error."""
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(OSError):
             os.chmod(folder, 0o700)
     shutil.rmtree(path, ignore_errors=True)
 
 
-__all__ = ["CAP", "collect", "remove"]
+__all__ = ["CAP", "collect", "is_held", "remove"]

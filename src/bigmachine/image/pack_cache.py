@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from bigmachine.image.scan_cache import cache_directory, private_directory, writ
 CAP: Final = 5 << 30
 #: The cache is looked through once in so many seconds at most.
 _TIDY: Final = 24 * 3600.0
+_HASH_SIZE: Final = 32
 
 
 class PackCache:
@@ -31,14 +33,23 @@ class PackCache:
             os.utime(path)
         except OSError:
             return None
-        return data
+        pack = data[_HASH_SIZE:]
+        if hashlib.sha256(pack).digest() == data[:_HASH_SIZE]:
+            return pack
+        with contextlib.suppress(OSError):  # a damaged disk must not damage every start from now on
+            path.unlink()
+        return None
+
+    def has(self, key: str) -> bool:
+        """Whether a pack is here; it may go at any time."""
+        return self._path(key).is_file()
 
     def put(self, key: str, data: bytes) -> None:
         """Keep a pack."""
         path = self._path(key)
         with contextlib.suppress(OSError):  # a full disk, or a home that cannot be written
             private_directory(path.parent)
-            write_atomically(path, data)
+            write_atomically(path, hashlib.sha256(data).digest() + data)
 
     def _path(self, key: str) -> Path:
         return self._directory / key[:2] / key

@@ -209,10 +209,9 @@ class _Sender:
         pieces: list[Part] = [
             (item.at, offset, min(PACK_SIZE, file.size - offset)) for offset in range(0, file.size, PACK_SIZE)
         ]
-        kept = [self._cache.get(_key("pack", layer.id, [piece])) for piece in pieces]
-        if all(kept):
-            for body in kept:
-                yield workers.submit(frame, PACK, body or b"")
+        if all(self._cache.has(_key("pack", layer.id, [piece])) for piece in pieces):
+            for piece in pieces:
+                yield workers.submit(self._kept_piece, item, piece)
             return
         digest = hashlib.sha256()
         try:
@@ -225,6 +224,18 @@ class _Sender:
                     yield workers.submit(self._piece, layer, piece, content)
         except OSError as error:
             raise self._edited(layer, file) from error
+
+    def _kept_piece(self, item: _Item, piece: Part) -> bytes:
+        body = self._cache.get(_key("pack", item.layer.id, [piece]))
+        if body is not None:
+            return frame(PACK, body)
+        # It went just now, or was damaged. The host sees by the whole file's hash that this fits to the others.
+        try:
+            with open(self._scan.sources.path(item.layer.id, item.file.path), "rb") as opened:
+                opened.seek(piece[1])
+                return self._piece(item.layer, piece, opened.read(piece[2]))
+        except OSError as error:
+            raise self._edited(item.layer, item.file) from error
 
     def _piece(self, layer: Layer, piece: Part, content: bytes) -> bytes:
         body = close_pack({"layer": layer.id, "parts": [piece]}, content)

@@ -8,6 +8,7 @@ contents. Large trees are listed in a second round trip, and only if they have c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,6 +21,8 @@ SMALL: Final = 150
 #: What one message may unpack to, and how many files a layer may have: a mistaken peer must not fill the memory.
 LIMIT: Final = 256 << 20
 MOST_FILES: Final = 2_000_000
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_VERSION: Final = re.compile(r"\d+\.\d+[\w.+]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,15 @@ def decode_head(data: bytes) -> Manifest:
         trees = {ident: files(listed) for ident, listed in told["trees"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ImageError(f"offer: this is no image's head: {error}") from error
+    if not _VERSION.fullmatch(manifest.platform.python):
+        raise ImageError(f"offer: {manifest.platform.python!r} is no version of Python")
+    for layer in manifest.layers:
+        if not _HASH.fullmatch(layer.id):
+            raise ImageError(f"offer: {layer.id!r} is no layer's name")
+        if layer.mount or layer.kind == "tree":
+            check_path(layer.mount)
     for ident, listed in trees.items():
-        check_listing(ident, listed)
+        check_listing(ident, listed, has_schemes=False)
     return replace(manifest, layers=tuple(replace(layer, files=trees.get(layer.id, ())) for layer in manifest.layers))
 
 
@@ -88,8 +98,10 @@ def files(listed: Iterable[Any]) -> tuple[File, ...]:
     return tuple(found)
 
 
-def check_listing(ident: str, listed: Iterable[File]) -> None:
+def check_listing(ident: str, listed: Iterable[File], *, has_schemes: bool) -> None:
     """See that a layer's files are what its id says, and lie inside of it.
+
+    `has_schemes`: its paths begin with the place they go to (`site/`, `data/`, `bin/`), which links may not leave.
 
     Raises:
         ImageError: if not; the file is named.
@@ -97,14 +109,25 @@ def check_listing(ident: str, listed: Iterable[File]) -> None:
     listed = tuple(listed)
     if layer_id(listed) != ident:
         raise ImageError(f"listing: the files of layer {ident[:12]} are not those that its name is made of")
+    paths = {file.path for file in listed}
+    folders: set[str] = set()
     for file in listed:
-        check_path(file.path, file.link)
-        if file.size < 0:
-            raise ImageError(f"listing: {file.path!r} has a size of {file.size}")
+        check_path(file.path, file.link, int(has_schemes))
+        if file.size < 0 or not (file.link or _HASH.fullmatch(file.sha256)):
+            raise ImageError(f"listing: {file.path!r} has a size of {file.size} and the hash {file.sha256!r}")
+        folder = file.path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    if len(paths) != len(listed) or not folders.isdisjoint(paths):
+        twice = min(folders & paths, default="a file")
+        raise ImageError(f"listing: {twice!r} is there twice, or is a file and a folder")
 
 
-def check_path(path: str, link: str = "") -> None:
-    """See that a path, and where it leads if it is a link, stay inside.
+def check_path(path: str, link: str = "", depth: int = 0) -> None:
+    """See that a path, and where it leads if it is a link, stay inside; a link so many folders deep at least.
+
+    A link goes up at its beginning only: `..` after the name of another link would lead from wherever that one leads.
 
     Raises:
         ImageError: if not.
@@ -114,12 +137,9 @@ def check_path(path: str, link: str = "") -> None:
         raise ImageError(f"listing: the path {path!r} does not lie inside its layer")
     if not link:
         return
-    depth = len(parts) - 1
-    for part in link.split("/"):
-        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
-        if depth < 0:
-            break
-    if link.startswith("/") or "\0" in link or depth < 0:
+    steps = link.split("/")
+    up = next((at for at, step in enumerate(steps) if step != ".."), len(steps))
+    if link.startswith("/") or "\0" in link or ".." in steps[up:] or len(parts) - 1 - up < depth:
         raise ImageError(f"listing: the link {path!r} leads out of its layer, to {link!r}")
 
 

@@ -4,10 +4,12 @@
     v1/layers/<id>.<x>.part what is arriving; renamed to <id> when it is whole, adopted by the next attempt if not
     v1/files/aa/<sha256>    contents of trees' files: a tree that was edited shares all the others
     v1/images/<digest>-<x>/ a virtual environment; x names the interpreter that it is for
-    v1/images/*.lock        held (shared) while machines live in it
+    v1/images/*.lock        held (shared) by those who build it, and while machines live in it
+    v1/images/*.wants       the layers that it will have, while it is being built
 
 Nothing is ever changed in place: what is whole is renamed into its place, and whoever comes second removes his own. So
-any number of processes may use the store at the same time, and none waits for another.
+any number of processes may use the store at the same time. Only `offer` waits for another, for as long as files that
+are lacking keep arriving there, within bounds: then they need not be sent twice.
 """
 
 from __future__ import annotations
@@ -21,23 +23,31 @@ import os
 import secrets
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
 from bigmachine.image import packs, plan
 from bigmachine.image.assemble import MARK, assemble
-from bigmachine.image.collect import collect, remove
+from bigmachine.image.collect import collect, is_held, remove
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
 from bigmachine.image.unpack import Arrival
 
 _UNPACKERS: Final = 2
 _AHEAD: Final = 8
+#: So many seconds an offer waits for what another process takes in, and for the next file of it. A driver gives an
+#: offer 60 s.
+_OTHERS: Final = 30.0
+_OTHERS_PAUSE: Final = 5.0
+_POLL: Final = 0.02
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Store:
     def __init__(self, root: Path | None = None, cap: int | None = None) -> None:
         self.root = (root or cache_directory()) / "v1"
         self._cap = cap
+        self._locks_lock = threading.Lock()
         self._locks: dict[str, int] = {}
         self._arriving: set[Path] = set()
         try:
@@ -100,10 +111,14 @@ class Store:
         """
         manifest = plan.decode_head(head)
         root = self._image(manifest, python)
-        if (root / MARK).is_file():
+        try:
             self._hold(root)
-            if (root / MARK).is_file():  # it was not collected in between
+            if (root / MARK).is_file():
                 return plan.Wanted(is_built=True, root=str(root))
+            self._want(manifest, root)
+        except OSError as error:
+            raise self._failed("offer", error) from error
+        self._wait_for_others([layer.id for layer in manifest.layers])
         lacking = [layer for layer in manifest.layers if not self._layer(layer.id).is_dir()]
         trees = [layer for layer in lacking if layer.kind == "tree"]
         contents = {file.sha256 for layer in trees for file in layer.files if not file.link}
@@ -116,15 +131,27 @@ class Store:
             arrived=frozenset(arrived for layer in lacking for arrived in self._arrived(layer.id)),
         )
 
+    def _wait_for_others(self, idents: Iterable[str]) -> None:
+        """Wait while another process takes in what is lacking here, and something comes."""
+        deadline = time.monotonic() + _OTHERS
+        while time.monotonic() < deadline:
+            idents = [ident for ident in idents if not self._layer(ident).is_dir()]
+            if not any(_is_arriving(part) for ident in idents for part in self._parts_of(ident)):
+                return
+            time.sleep(_POLL)
+
     def _arrived(self, ident: str) -> Iterator[tuple[str, str]]:
         """Give the files of a layer that came in an earlier attempt, which ended."""
         for part in self._parts(ident):
             for path in _files_below(part):
                 yield ident, path
 
+    def _parts_of(self, ident: str) -> Iterator[Path]:
+        return (self.root / "layers").glob(f"{ident}.*.part")
+
     def _parts(self, ident: str) -> list[Path]:
-        found = (self.root / "layers").glob(f"{ident}.*.part")
-        return [path for path in found if path not in self._arriving and not _is_held(path)]
+        """Give what came of a layer and has nobody any more."""
+        return [path for path in self._parts_of(ident) if path not in self._arriving and not is_held(path)]
 
     def _image(self, manifest: Manifest, python: str) -> Path:
         kind = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
@@ -155,13 +182,9 @@ class Store:
         manifest = plan.decode_head(head)
         root = self._image(manifest, python)
         try:
-            try:
-                return self._receive(manifest, root, python, frames, progress)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                self.collect()
-                raise self._failed("unpack", error) from error
+            self._hold(root)
+            self._want(manifest, root)
+            return self._receive(manifest, root, python, frames, progress)
         except OSError as error:
             raise self._failed("unpack", error) from error
 
@@ -181,14 +204,14 @@ class Store:
             taken = sum(arrival.taken for arrival in arrivals.values())
             for layer in manifest.layers:
                 if not self._layer(layer.id).is_dir():
-                    self._seal(layer, arrivals)
+                    self._with_room(partial(self._seal, layer, arrivals))
         finally:
             for arrival in arrivals.values():
                 arrival.close()
                 self._arriving.discard(arrival.directory)
-        self._hold(root)
         if not (root / MARK).is_file():
-            self._build(manifest, root, python)
+            self._with_room(partial(self._build, manifest, root, python))
+        _wants_of(root).unlink(missing_ok=True)
         os.utime(self._lock_of(root))
         self.collect()
         return Built(str(root), manifest.digest, taken)
@@ -223,7 +246,7 @@ class Store:
             raise ImageError(f"listing: a layer's listing cannot be read: {error}") from error
         if ident not in known:
             raise ImageError(f"listing: layer {str(ident)[:12]} is no part of the image that was offered")
-        plan.check_listing(ident, listed)
+        plan.check_listing(ident, listed, has_schemes=known[ident].kind != "tree")
         if ident not in arrivals and not self._layer(ident).is_dir():
             arrivals[ident] = self._open(replace(known[ident], files=listed))
 
@@ -246,10 +269,18 @@ class Store:
         arrival = arrivals.get(str(head.get("layer")))
         if arrival is None:  # a layer that is here by now, or one that was not listed: that is found out at the end
             return
-        if kind == packs.PACK:
-            arrival.pack(head, content)
-        else:
-            arrival.bytecode(head, content)
+        self._with_room(partial(arrival.pack if kind == packs.PACK else arrival.bytecode, head, content))
+
+    def _with_room(self, step: Callable[[], None]) -> None:
+        """Do what can be done twice; if the disk is full, once more after all that nobody is in has gone."""
+        try:
+            step()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            with contextlib.suppress(OSError):
+                collect(self.root, 0, time.time())
+            step()
 
     def _seal(self, layer: Layer, arrivals: dict[str, Arrival]) -> None:
         arrival = arrivals.get(layer.id)
@@ -275,7 +306,7 @@ class Store:
         part = root.with_name(f"{root.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             whole = replace(manifest, layers=tuple(self._with_files(layer) for layer in manifest.layers))
-            assemble(whole, self._layer, part, root, python)
+            assemble(whole, self._layer, part, root, python, self._latest(root))
             try:
                 os.rename(part, root)
             except OSError:
@@ -283,6 +314,15 @@ class Store:
                     raise
         finally:
             remove(part)
+
+    def _latest(self, root: Path) -> Path | None:
+        """Give the image, for the interpreter that `root` is for, that was used last."""
+        ages = []
+        for lock in root.parent.glob(f"*-{root.name.rpartition('-')[2]}.lock"):
+            with contextlib.suppress(OSError):
+                if (lock.with_suffix("") / MARK).is_file():
+                    ages.append((lock.stat().st_mtime_ns, lock.with_suffix("")))
+        return max(ages, default=(0, None))[1]
 
     def _with_files(self, layer: Layer) -> Layer:
         told = json.loads((self.root / "layers" / f"{layer.id}.json").read_text())
@@ -295,12 +335,21 @@ class Store:
 
     def _hold(self, root: Path) -> None:
         """Keep an image from being collected until this process ends."""
-        if str(root) in self._locks:
-            return
-        descriptor = os.open(self._lock_of(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        self._locks[str(root)] = descriptor
-        os.utime(descriptor)
+        with self._locks_lock:
+            while str(root) not in self._locks:
+                descriptor = os.open(self._lock_of(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.fstat(descriptor).st_nlink:
+                    self._locks[str(root)] = descriptor
+                    os.utime(descriptor)
+                else:  # it was collected just before
+                    os.close(descriptor)
+
+    def _want(self, manifest: Manifest, root: Path) -> None:
+        """Keep the layers of an image that is going to be built from being collected."""
+        aside = root.with_name(f"{root.name}.{secrets.token_hex(4)}.part")
+        aside.write_text(json.dumps([layer.id for layer in manifest.layers]))
+        os.rename(aside, _wants_of(root))
 
     def collect(self) -> None:
         """Remove what is above the cap: images nobody is in, the longest unused first, and layers that none has."""
@@ -309,12 +358,13 @@ class Store:
 
     def close(self) -> None:
         """Let go of the images that were held."""
-        while self._locks:
-            os.close(self._locks.popitem()[1])
+        with self._locks_lock:
+            while self._locks:
+                os.close(self._locks.popitem()[1])
 
     def _failed(self, stage: str, error: OSError) -> ImageError:
         where = error.filename or self.root
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             return ImageError(
                 f"{stage}: the disk is full ({where}): make room below {self.root}, or choose another disk"
             )
@@ -323,10 +373,16 @@ class Store:
         return ImageError(f"{stage}: {where}: {error.strerror or error}")
 
 
-def _is_held(part: Path) -> bool:
-    """Whether the process that takes it in lives."""
-    owner = part.name.split(".")[-2].split("-")[0]
-    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+def _wants_of(root: Path) -> Path:
+    return root.with_name(f"{root.name}.wants")
+
+
+def _is_arriving(part: Path) -> bool:
+    """Whether another process takes it in, and something came of late: each file changes the directory."""
+    try:
+        return is_held(part) and time.time() - part.stat().st_mtime < _OTHERS_PAUSE
+    except OSError:
+        return False  # it is whole by now
 
 
 def _files_below(directory: Path) -> Iterator[str]:

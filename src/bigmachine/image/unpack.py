@@ -38,7 +38,9 @@ class Arrival:
         self._content = content
         self._lock = threading.Lock()
         self._folders: set[str] = set()
-        self._missing: dict[int, set[tuple[int, int]]] = {}
+        self._pieces_lock = threading.Lock()
+        self._pieces: dict[int, set[tuple[int, int]]] = {}
+        self._whole_at: set[int] = set()
         self._sources = {file.path for file in layer.files}
         for old in directory.glob(f"{self.INCOMPLETE}*"):
             old.unlink()
@@ -76,21 +78,24 @@ class Arrival:
 
     def _piece(self, at: int, file: File, offset: int, piece: memoryview) -> None:
         aside = self.directory / f"{self.INCOMPLETE}{at}"
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _write_all(descriptor, piece, offset)
-        finally:
-            os.close(descriptor)
-        with self._lock:
-            got = self._missing.setdefault(at, set())
+        with self._pieces_lock:  # once a file is whole, nobody writes to it
+            if at in self._whole_at:
+                return
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(descriptor, piece, offset)
+            finally:
+                os.close(descriptor)
+            got = self._pieces.setdefault(at, set())
             got.add((offset, len(piece)))
-            is_whole = sum(length for _, length in got) == file.size
-        if is_whole:
-            with open(aside, "rb") as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
-                    raise ImageError(f"unpack: {file.path} of {self.layer.name} is not what its listing says")
-            os.chmod(aside, 0o555 if file.executable else 0o444)
-            os.replace(aside, self._place(file.path))
+            if sum(length for _, length in got) < file.size:
+                return
+            self._whole_at.add(at)
+        with open(aside, "rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+                raise ImageError(f"unpack: {file.path} of {self.layer.name} is not what its listing says")
+        os.chmod(aside, 0o555 if file.executable else 0o444)
+        os.replace(aside, self._place(file.path))
 
     def bytecode(self, head: Mapping[str, Any], content: memoryview) -> None:
         """Write byte code of the layer's modules beside them.
@@ -100,7 +105,7 @@ class Arrival:
             OSError: if it cannot be written.
         """
         begin = 0
-        for name, length in head.get("modules") or ():
+        for name, length in _modules(head):
             plan.check_path(name)
             folder, _, base = name.rpartition("/")
             source = f"{folder.removesuffix(f'/{_CACHE}')}/{base.partition('.')[0]}.py"
@@ -196,6 +201,13 @@ def _parts(head: Mapping[str, Any]) -> list[tuple[int, int, int]]:
         return [(int(at), int(offset), int(length)) for at, offset, length in head["parts"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ImageError(f"unpack: the head of a pack cannot be read: {error}") from error
+
+
+def _modules(head: Mapping[str, Any]) -> list[tuple[str, int]]:
+    try:
+        return [(str(name), int(length)) for name, length in head["modules"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImageError(f"unpack: the head of byte code cannot be read: {error}") from error
 
 
 def _write_all(descriptor: int, content: memoryview, offset: int) -> None:

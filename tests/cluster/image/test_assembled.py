@@ -1,0 +1,218 @@
+"""What is put together on a host is a real virtual environment, in which the program finds what it has at home."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.image import sent
+from tests.cluster.image.installed import Environment, write
+
+MINOR = f"python{sys.version_info.major}.{sys.version_info.minor}"
+POINTS = "[console_scripts]\ntool = plain.cli:main\n\n[plain.plugins]\none = plain.cli:main\n"
+SPAWN = """
+import multiprocessing, plain
+
+def work(number):
+    import os
+    return number * plain.FACTOR, os.path.realpath(plain.__file__)
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(work, [14])[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An image of a few packages and a project, on a host."""
+    root = tmp_path_factory.mktemp("assembled")
+    env = Environment(root)
+    env.install(
+        "plain",
+        {
+            "plain/__init__.py": "FACTOR = 3\n\n\ndef answer():\n    return 42\n",
+            "plain/cli.py": "import sys\n\n\ndef main():\n    print('tool', sys.prefix, *sys.argv[1:])\n",
+            "plain/data/words.txt": "hello",
+            "../../../share/plain/manual.txt": "read me",
+        },
+        entry_points=POINTS,
+    )
+    env.install("space-one", {"space/one.py": "x = 1\n"})
+    env.install("space-two", {"space/two.py": "x = 2\n"})
+    env.install("hooked", {"hooked.py": "ran = []\n", "hooked.pth": "import hooked; hooked.ran.append(1)\n"})
+    project = write(
+        root / "project",
+        {
+            "pyproject.toml": "",
+            "src/mine/__init__.py": "x = 5\n",
+            "src/mine/notes.txt": "noted",
+            "src/space/three.py": "x = 3\n",
+            "main.py": SPAWN,
+        },
+    )
+    env.install("mine", {"mine.pth": f"{project}/src\n"}, editable=project)
+    sent.copy_distribution("numpy", env.site)
+    found = env.scan(env.site, project, project / "src")
+    with sent.store(root / "host") as host:
+        built = sent.send(found, host, root / "packs")
+        shutil.rmtree(project)  # whatever the image still found there would be missing on another host
+        shutil.rmtree(env.site)
+        yield Path(built.root)
+
+
+def test_it_is_a_virtual_environment_of_the_interpreter(image: Path) -> None:
+    told = json.loads(
+        sent.run(str(image), "python", "-c", "import sys, json; print(json.dumps([sys.prefix, sys.base_prefix]))")
+    )
+    assert told == [str(image), sys.base_prefix]
+
+
+def test_compiled_extensions_compute(image: Path) -> None:
+    code = "import numpy as np; print(int((np.arange(10) @ np.arange(10)) + np.linalg.det(np.eye(3))), np.__file__)"
+    value, place = sent.run(str(image), "python", "-c", code).split()
+    assert value == "286"
+    assert place.startswith(f"{image}/lib/{MINOR}/site-packages/numpy/")
+
+
+def test_data_files_are_found_beside_their_modules(image: Path) -> None:
+    code = "import importlib.resources as r; print((r.files('plain') / 'data/words.txt').read_text())"
+    assert sent.run(str(image), "python", "-c", code) == "hello"
+    assert (image / "share/plain/manual.txt").read_text() == "read me"
+
+
+def test_versions_and_entry_points_are_known(image: Path) -> None:
+    code = """
+from importlib import metadata
+(point,) = metadata.entry_points(group="plain.plugins")
+print(metadata.version("plain"), metadata.version("mine"), point.name, point.load().__module__)
+"""
+    assert sent.run(str(image), "python", "-c", code) == "1.0 1.0 one plain.cli"
+
+
+def test_an_editable_project_and_its_part_of_a_namespace_are_found_in_the_image(image: Path) -> None:
+    code = """
+import mine, space.one, space.two, space.three, importlib.resources as r
+print(mine.x, space.one.x + space.two.x + space.three.x, (r.files("mine") / "notes.txt").read_text(), mine.__file__)
+"""
+    *values, place = sent.run(str(image), "python", "-c", code).split()
+    assert values == ["5", "6", "noted"]
+    assert place.startswith(f"{image}/roots/")
+
+
+def test_lines_of_pth_files_are_run_as_in_any_virtual_environment(image: Path, tmp_path: Path) -> None:
+    """Some versions of Python run them twice in one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=60)
+    for file in image.glob("lib/*/site-packages/hooked.*"):
+        shutil.copy(file, tmp_path / f"venv/lib/{MINOR}/site-packages")
+    code = "import hooked; print(hooked.ran)"
+    there = sent.run(str(image), "python", "-c", code)
+    assert there == sent.run(str(tmp_path / "venv"), "python", "-c", code)
+    assert there != "[]"
+
+
+def test_console_scripts_run_in_the_image(image: Path) -> None:
+    assert sent.run(str(image), "tool", "a", "b") == f"tool {image} a b"
+
+
+def test_children_by_sys_executable_are_in_the_image(image: Path) -> None:
+    code = """
+import subprocess, sys
+child = [sys.executable, "-c", "import plain, sys; print(plain.answer(), sys.prefix)"]
+print(subprocess.check_output(child, text=True))
+"""
+    assert sent.run(str(image), "python", "-c", code) == f"42 {image}"
+
+
+def test_processes_that_multiprocessing_spawns_are_in_the_image(image: Path) -> None:
+    (program,) = image.glob("roots/*/main.py")
+    printed = sent.run(str(image), "python", str(program))
+    assert printed.startswith("(42, ")
+    assert "/host/v1/" in printed
+
+
+def test_sources_can_be_shown(image: Path) -> None:
+    code = "import inspect, plain; print(inspect.getsource(plain.answer))"
+    assert sent.run(str(image), "python", "-c", code) == "def answer():\n    return 42"
+
+
+def test_nothing_is_writable_but_byte_code(image: Path) -> None:
+    site = image / f"lib/{MINOR}/site-packages"
+    for path in [site, image / "bin", *image.glob("roots/*"), *image.glob("roots/*/src/mine/__init__.py")]:
+        assert path.stat().st_mode & 0o222 == 0, path
+    sent.run(str(image), "python", "-c", "import numpy, mine")
+    assert list(site.glob("numpy/__pycache__/*.pyc"))
+    assert list(image.glob("roots/*/src/mine/__pycache__/*.pyc"))
+
+
+def test_scripts_run_in_a_directory_whose_path_no_shebang_can_hold(tmp_path: Path) -> None:
+    env = Environment(tmp_path)
+    env.install(
+        "plain", {"plain/__init__.py": "", "plain/cli.py": "def main():\n    print('ran')\n"}, entry_points=POINTS
+    )
+    with sent.store(tmp_path / ("long " * 30)) as host:
+        built = sent.send(env.scan(), host, tmp_path / "packs")
+        assert len(built.root) > 150
+        assert sent.run(built.root, "tool") == "ran"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, to make libraries")
+def test_libraries_find_those_of_other_packages_by_paths_relative_to_themselves(tmp_path: Path) -> None:
+    one, two = tmp_path / "one/base/lib", tmp_path / "two/above"
+    one.mkdir(parents=True)
+    two.mkdir(parents=True)
+    sources = write(tmp_path / "c", {"base.c": "int base(void) { return 40; }\n"})
+    write(sources, {"above.c": "int base(void);\nint above(void) { return base() + 2; }\n"})
+    (two / "__init__.py").write_text(
+        "import ctypes, os\nlib = ctypes.CDLL(os.path.dirname(__file__) + '/libabove.so')\n"
+    )
+    gcc = ["gcc", "-shared", "-fPIC"]
+    subprocess.run([*gcc, "-o", one / "libbase.so", sources / "base.c"], check=True, timeout=60)
+    rpath = "-Wl,-rpath,$ORIGIN/../base/lib"
+    link = [*gcc, "-o", two / "libabove.so", sources / "above.c", f"-L{one}", "-lbase", rpath]
+    subprocess.run(link, check=True, timeout=60)
+    env = Environment(tmp_path)
+    sent.install_folder(env.site, "base", tmp_path / "one")
+    sent.install_folder(env.site, "above", tmp_path / "two")
+    with sent.store(tmp_path / "host") as host:
+        built = sent.send(env.scan(), host, tmp_path / "packs")
+        for folder in ("one", "two"):
+            shutil.rmtree(tmp_path / folder)
+        shutil.rmtree(env.site)
+        assert sent.run(built.root, "python", "-c", "import above; print(above.lib.above())") == "42"
+
+
+def test_the_first_layer_that_has_a_path_wins(tmp_path: Path) -> None:
+    env = Environment(tmp_path)
+    env.install("pkg", {"pkg/__init__.py": "x = 1\n"})
+    edited = env.site / "pkg/__init__.py"
+    edited.write_text("x = 222\n")
+    os.utime(edited)
+    with sent.store(tmp_path / "host") as host:
+        built = sent.send(env.scan(), host, tmp_path / "packs")
+        assert sent.run(built.root, "python", "-c", "import pkg; print(pkg.x)") == "222"
+
+
+def test_a_new_image_has_the_byte_code_that_older_ones_made(tmp_path: Path) -> None:
+    """Hard-linked layers keep it with the image; a start after an edit must not compile everything again."""
+    env = Environment(tmp_path)
+    env.install("one", {"space/__init__.py": "", "space/one.py": "x = 1\n"})
+    env.install("two", {"space/two.py": "x = 2\n"})
+    project = write(tmp_path / "project", {"pyproject.toml": "", "app.py": "x = 1\n"})
+    with sent.store(tmp_path / "host") as host:
+        built = sent.send(env.scan(env.site, project), host, tmp_path / "packs")
+        sent.run(built.root, "python", "-c", "import space.one, space.two")
+        (project / "app.py").write_text("x = 2222\n")
+        again = sent.send(env.scan(env.site, project), host, tmp_path / "packs")
+    assert again.root != built.root
+    code = "import space.one; print(space.one.__spec__.cached)"
+    cached = Path(sent.run(again.root, "python", "-B", "-c", code))
+    assert cached.is_file()
+    assert cached.is_relative_to(again.root)
