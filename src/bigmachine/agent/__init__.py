@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.commands import agent_command
     from bigmachine.agent.events import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
     from bigmachine.agent.identity import give_identity
+    from bigmachine.agent.images import Onward
     from bigmachine.agent.launch import LaunchSpec, Preload
     from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
 
@@ -35,6 +36,7 @@ _HOME = {
     "LaunchSpec": "launch",
     "MachineInfo": "supervisor",
     "MemoryShort": "events",
+    "Onward": "images",
     "Output": "events",
     "PhaseChanged": "events",
     "Preload": "launch",
@@ -63,6 +65,7 @@ __all__ = [
     "LaunchSpec",
     "MachineInfo",
     "MemoryShort",
+    "Onward",
     "Output",
     "PhaseChanged",
     "Preload",

@@ -2,29 +2,31 @@
 
 What is sent, kept and built is the room `image`'s; this is the way there by calls. An image arrives as a stream of
 frames, each of which can be verified by itself, so a host passes them on to others while it takes them in (`onward`),
-and the driver's uplink carries about one copy however many hosts there are.
+and the driver's uplink carries about one copy however many hosts there are. A host that is slow or dead is dropped
+with those behind it; whom that concerns is in the answer, and the driver sends to them again.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from bigmachine.image.plan import Wanted
     from bigmachine.image.store import Built, Store
     from bigmachine.rpc import Link
 
-#: Frames that wait for a host further down. A slow one holds up those before it for `_PATIENCE` seconds and is then
-#: left to the driver.
+#: Frames that wait for the next host, and how many seconds it may leave them waiting.
 _AHEAD: Final = 4
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 5.0
+#: The hosts behind this one are done soon after it, unless they are stuck.
+_REST: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,20 @@ class Onward:
     agent_id: str
     python: str
     onward: tuple[Onward, ...] = ()
+
+    def all_ids(self) -> Iterator[str]:
+        """Give the agents' ids of this host and of those behind it."""
+        yield self.agent_id
+        for each in self.onward:
+            yield from each.all_ids()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of an image here, and where it was passed on to: by agent, what failed there, "" for nothing."""
+
+    built: Built
+    onward: Mapping[str, str] = field(default_factory=dict)
 
 
 class Images:
@@ -55,18 +71,24 @@ class Images:
         """
         return self._opened().offer(head, python)
 
-    def receive(self, head: bytes, python: str, frames: Iterator[bytes], onward: Sequence[Onward] = ()) -> Built:
-        """Take in what was lacking, and build the image.
+    def receive(self, head: bytes, python: str, frames: Iterator[bytes], onward: Sequence[Onward] = ()) -> Received:
+        """Take in what was lacking, and build the image; pass it on meanwhile.
 
         Raises:
             ImageError: if something is wrong with it, or with this host; the text names the stage and the file.
         """
         relays = [_Relay(self._dial(to), head, to) for to in onward]
+        failed = "the host before it could not take the image in"
         try:
-            return self._opened().receive(head, python, _passed_on(frames, relays) if relays else frames)
+            built = self._opened().receive(head, python, _passed_on(frames, relays) if relays else frames)
+            failed = ""
         finally:
             for relay in relays:
-                relay.finish()
+                relay.finish(failed)
+        statuses: dict[str, str] = {}
+        for relay in relays:
+            statuses.update(relay.outcome())
+        return Received(built, statuses)
 
     def _opened(self) -> Store:
         with self._lock:
@@ -76,36 +98,61 @@ class Images:
 
 
 class _Relay:
-    """One host that the frames are passed on to. What goes wrong there is the driver's to find out: it asks again."""
+    """One host that the frames are passed on to."""
 
     def __init__(self, link: Link, head: bytes, to: Onward) -> None:
         self._link = link
+        self._to = to
         self._queue: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
-        self._has_failed = False
+        self._over = threading.Event()
+        self._why = ""
         self._call = link.submit("Images.receive", (head, to.python, self._frames(), to.onward), {})
-        self._call.add_done_callback(self._done)
+        self._call.add_done_callback(lambda _: self._over.set())
 
     def _frames(self) -> Iterator[bytes]:
         while (frame := self._queue.get()) is not None:
             yield frame
 
-    def _done(self, _: object) -> None:
-        self._has_failed = True  # or has all it wants: either way there is nobody to wait for
-
-    def put(self, frame: bytes | None) -> None:
-        """Pass a frame on; None ends it."""
-        if self._has_failed:
+    def put(self, frame: bytes) -> None:
+        """Pass a frame on, unless the host has failed, or does not take it within some seconds."""
+        if self._over.is_set():
             return
         try:
             self._queue.put(frame, timeout=_PATIENCE)
         except queue.Full:
-            self._has_failed = True
-            self._call.cancel()
+            self._drop(f"it took nothing for {_PATIENCE:.0f} s")
 
-    def finish(self) -> None:
-        """Let it take the rest in, without waiting for it."""
-        self.put(None)
-        self._call.add_done_callback(lambda _: self._link.close(BigmachineError("the image was passed on")))
+    def _drop(self, why: str) -> None:
+        self._why = self._why or why
+        self._over.set()
+        self._call.cancel()
+        while True:  # whoever reads is let go
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put(None)
+
+    def finish(self, failed: str) -> None:
+        """Say that no more will come; `failed`: because this host could take no more."""
+        if failed:
+            self._drop(failed)
+            return
+        try:
+            self._queue.put(None, timeout=0.0 if self._over.is_set() else _PATIENCE)
+        except queue.Full:
+            self._drop(f"it took nothing for {_PATIENCE:.0f} s")
+
+    def outcome(self) -> Mapping[str, str]:
+        """Wait for what became of it, there and behind."""
+        try:
+            received: Received = self._call.result(_REST)
+            return {self._to.agent_id: "", **received.onward}
+        except BaseException as error:  # noqa: BLE001 (whatever it was: the driver is told, and sends again)
+            why = self._why or f"{type(error).__name__}: {error}"
+            return dict.fromkeys(self._to.all_ids(), why)
+        finally:
+            self._link.close(BigmachineError("the image was passed on"))
 
 
 def _passed_on(frames: Iterator[bytes], relays: Sequence[_Relay]) -> Iterator[bytes]:
@@ -118,4 +165,4 @@ def _passed_on(frames: Iterator[bytes], relays: Sequence[_Relay]) -> Iterator[by
         yield frame
 
 
-__all__ = ["Images", "Onward"]
+__all__ = ["Images", "Onward", "Received"]

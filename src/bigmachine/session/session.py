@@ -208,17 +208,9 @@ class Session:
         order = Order.take(services, environ, args, image, entry)
         order = replace(order, limit=self._codec.limit, threads=self._threads)
         cargo = self._cargo(system, order, image)
-        places = list(system.launch(count, self._ticket(authority)))
-        if not places:
-            raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")
-        if len(places) < count:
-            _log.warning(
-                "the system %r started %d of %d machines: it has no more for now; go on with these, or start the "
-                "others later",
-                system.name,
-                len(places),
-                count,
-            )
+        places = self._launch(system, authority, count)
+        if cargo is not None:
+            cargo.expect(len({place.agent_id for place in places}))
         owners: list[Owner] = []
         try:
             for place in places:
@@ -236,6 +228,21 @@ class Session:
                 self._check_open()  # the event loop has ended
             raise
         return [owner.machine for owner in owners]
+
+    def _launch(self, system: System, authority: Authority, count: int) -> list[Launched]:
+        """Have the system provide places; fewer than asked for are told of."""
+        places = list(system.launch(count, self._ticket(authority)))
+        if not places:
+            raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")
+        if len(places) < count:
+            _log.warning(
+                "the system %r started %d of %d machines: it has no more for now; go on with these, or start the "
+                "others later",
+                system.name,
+                len(places),
+                count,
+            )
+        return places
 
     def _ticket(self, authority: Authority) -> Ticket:
         def adopt(place: Launched) -> None:
@@ -275,7 +282,7 @@ class Session:
         )
         settle = None
         if place.runtime is not None and cargo is not None:
-            settle = cargo.settling(host.link, place.agent_id, place.runtime, self._timeline, machine.name)
+            settle = cargo.settling(host.link, place, self._timeline, machine.name)
         owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle)
         program.judge_with(owner.verdict)
         machine.watch(self._follow)

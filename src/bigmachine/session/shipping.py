@@ -15,21 +15,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.errors import BigmachineError, ImageError
+from bigmachine.errors import BigmachineError, ImageError, NetworkError
 from bigmachine.image.interpreter import interpreter_flags
 from bigmachine.machine import Phase
+from bigmachine.session.broadcast import WORTHWHILE, Gathering, Peer, arrange
 
 if TYPE_CHECKING:
-    from bigmachine.agent import LaunchSpec
+    from bigmachine.agent import LaunchSpec, Onward
+    from bigmachine.agent.images import Received
     from bigmachine.image import Entry, Image
     from bigmachine.image.manifest import Platform
     from bigmachine.image.plan import Wanted
     from bigmachine.image.scanned import Scan
-    from bigmachine.image.store import Built
     from bigmachine.machine import Settle
     from bigmachine.rpc import Link
     from bigmachine.session.timeline import Timeline
-    from bigmachine.system import Runtime
+    from bigmachine.system import Launched
 
 _log = logging.getLogger("bigmachine")
 #: A host looks through its cache for what it has; on a slow disk that may take a while.
@@ -96,6 +97,7 @@ class Cargo:
         self._scans: dict[Platform | None, concurrent.futures.Future[Scan]] = {}
         self._deliveries: dict[str, asyncio.Task[Delivered]] = {}
         self._lock = threading.Lock()
+        self.gathering = Gathering(1)
 
     def begin(self) -> None:
         """Pack it for machines like this one, in the background, while their hosts come up."""
@@ -133,19 +135,23 @@ class Cargo:
         except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
             future.set_exception(error)
 
-    async def deliver(self, link: Link, agent_id: str, runtime: Runtime, note: Note) -> Delivered:
+    def expect(self, hosts: int) -> None:
+        """Say how many hosts it goes to: they pass it on to each other."""
+        self.gathering = Gathering(hosts)
+
+    async def deliver(self, link: Link, place: Launched, note: Note) -> Delivered:
         """Bring it to a host, unless it is there or on its way; on the reactor's thread.
 
         Raises:
             ImageError, NetworkError: if it does not arrive.
         """
-        task = self._deliveries.get(agent_id)
+        task = self._deliveries.get(place.agent_id)
         if task is None:
-            delivery = _Delivery(self, link, runtime, note)
-            task = self._deliveries[agent_id] = link.reactor.spawn(delivery.run(), f"image for {agent_id}")
+            delivery = _Delivery(self, link, place, note)
+            task = self._deliveries[place.agent_id] = link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
         return await asyncio.shield(task)
 
-    def settling(self, link: Link, agent_id: str, runtime: Runtime, timeline: Timeline, machine: str) -> Settle:
+    def settling(self, link: Link, place: Launched, timeline: Timeline, machine: str) -> Settle:
         """Give the way in which one machine's program is brought to its host."""
 
         async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
@@ -155,7 +161,7 @@ class Cargo:
                     link.reactor.post(reach, Phase.ASSEMBLING)
 
             reach(Phase.SHIPPING)
-            delivered = await self.deliver(link, agent_id, runtime, note)
+            delivered = await self.deliver(link, place, note)
             return delivered.settle(spec, self.environ)
 
         return settle
@@ -175,51 +181,99 @@ class Cargo:
 class _Delivery:
     """One image to one host."""
 
-    def __init__(self, cargo: Cargo, link: Link, runtime: Runtime, note: Note) -> None:
+    def __init__(self, cargo: Cargo, link: Link, place: Launched, note: Note) -> None:
+        assert place.runtime is not None
         self._cargo = cargo
         self._link = link
-        self._runtime = runtime
+        self._python = place.runtime.python
+        self._platform = place.runtime.platform
         self._note = note
+        # What is reached through a tunnel is reached by us alone.
+        self._peer = None if place.path else Peer(place.host, place.port, place.agent_id, self._python)
+        self._has_said = False
 
     async def run(self) -> Delivered:
         from bigmachine.image.packs import Edited
 
         distrusted: Collection[str] = ()
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return await self._send(distrusted)
-            except Edited as error:
-                if attempt == _ATTEMPTS:
-                    text = f"the program is being changed while it is sent to {self._link.name}: {error}"
-                    raise ImageError(text) from error
-                distrusted = error.paths
-            except BigmachineError as error:
-                if not error.temporary or attempt == _ATTEMPTS:
-                    raise
-                _log.info("sending the program to %s broke off, and goes on: %s", self._link.name, error)
-                await asyncio.sleep(_PAUSE * attempt)
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return await self._bring(distrusted)
+                except Edited as error:
+                    if attempt == _ATTEMPTS:
+                        text = f"the program is being changed while it is sent to {self._link.name}: {error}"
+                        raise ImageError(text) from error
+                    distrusted = error.paths
+                except BigmachineError as error:
+                    if not error.temporary or attempt == _ATTEMPTS:
+                        raise
+                    _log.info("sending the program to %s broke off, and goes on: %s", self._link.name, error)
+                    await asyncio.sleep(_PAUSE * attempt)
+        finally:
+            self._say()
         raise AssertionError("the last attempt returns or raises")
 
-    async def _send(self, distrusted: Collection[str]) -> Delivered:
-        from bigmachine.image.pack_cache import PackCache
-        from bigmachine.image.packs import frames
+    def _say(self) -> None:
+        """Tell those who gather that this host is not to be waited for, once."""
+        if not self._has_said:
+            self._has_said = True
+            self._cargo.gathering.skip()
+
+    async def _bring(self, distrusted: Collection[str]) -> Delivered:
         from bigmachine.image.plan import encode_head
 
-        packed = await self._cargo.packed_for(self._runtime.platform, distrusted)
+        packed = await self._cargo.packed_for(self._platform, distrusted)
         head = encode_head(packed.manifest)
         self._note(len(head), False)
-        python = self._runtime.python
-        wanted: Wanted = await self._link.submit("Images.offer", (head, python), {}, _OFFER)
+        wanted = await self._offer(head)
+        lacking = set(wanted.layers)
+        size = sum(layer.size for layer in packed.manifest.layers if layer.id in lacking)
+        if self._peer is not None and not wanted.is_built and size >= WORTHWHILE:
+            return await self._share(self._peer, packed, head, wanted)
+        self._say()
         if wanted.is_built:
             return Delivered(wanted.root, packed)
+        return Delivered((await self._send(packed, head, wanted, ())).built.root, packed)
+
+    async def _offer(self, head: bytes) -> Wanted:
+        wanted: Wanted = await self._link.submit("Images.offer", (head, self._python), {}, _OFFER)
+        return wanted
+
+    async def _share(self, peer: Peer, packed: Scan, head: bytes, wanted: Wanted) -> Delivered:
+        """Have one of the hosts that lack the same pass it on to the others."""
+        key = (head, wanted.layers, wanted.here, wanted.arrived)
+        is_again, self._has_said = self._has_said, True
+        joined = await self._cargo.gathering.join(peer, key, again=is_again)
+        if isinstance(joined, str):
+            wanted = await self._offer(head)
+            if wanted.is_built:
+                return Delivered(wanted.root, packed)
+            raise NetworkError(f"{self._link.name} did not get the program from another host: {joined}")
+        others, settle = joined
+        failed = "the host before it failed"
+        try:
+            received = await self._send(packed, head, wanted, (arrange(others),) if others else ())
+            for agent_id, why in received.onward.items():
+                settle(agent_id, why)
+            failed = "nothing is known of it"
+            return Delivered(received.built.root, packed)
+        finally:
+            for other in others:
+                settle(other.agent_id, failed)
+
+    async def _send(self, packed: Scan, head: bytes, wanted: Wanted, onward: tuple[Onward, ...]) -> Received:
+        from bigmachine.image.pack_cache import PackCache
+        from bigmachine.image.packs import frames
+
         source = _Metered(frames(packed, wanted, PackCache()), self._note, len(head))
         try:
-            built: Built = await self._link.submit("Images.receive", (head, python, source), {})
+            received: Received = await self._link.submit("Images.receive", (head, self._python, source, onward), {})
         except BigmachineError:
             if source.error is not None:
                 raise source.error from None  # what the other side saw of it says less
             raise
-        return Delivered(built.root, packed)
+        return received
 
 
 class _Metered(Iterator[bytes]):

@@ -1,0 +1,38 @@
+"""Phases of machines as spans."""
+
+from bigmachine.session.timeline import DOWN, UP, Timeline, as_text
+
+
+def test_a_phase_ends_where_the_next_begins() -> None:
+    timeline = Timeline()
+    timeline.enter("m1", "reaching the agent", 10.0)
+    timeline.enter("m1", "shipping", 10.5)
+    timeline.sent("m1", 4096)
+    timeline.enter("m2", "reaching the agent", 10.7)
+    timeline.enter("m1", UP, 12.0)
+    spans = {(span.machine, span.phase): span for span in timeline.spans()}
+    assert spans["m1", "reaching the agent"].seconds == 0.5
+    assert (spans["m1", "shipping"].seconds, spans["m1", "shipping"].sent) == (1.5, 4096)
+    assert spans["m2", "reaching the agent"].seconds is None
+    assert spans["m1", UP].seconds == 0
+    text = as_text(timeline.spans())
+    assert "4,096" in text
+    assert text.index("shipping") > text.index("reaching")
+
+
+def test_what_comes_twice_or_too_late_changes_nothing() -> None:
+    timeline = Timeline()
+    timeline.sent("m1", 5)
+    timeline.enter("m1", "shipping", 1.0)
+    timeline.enter("m1", DOWN, 2.0)
+    timeline.enter("m1", "shipping", 3.0)
+    timeline.sent("m1", 7)
+    assert [(span.phase, span.ended, span.sent) for span in timeline.spans()] == [("shipping", 2.0, 0), (DOWN, 2.0, 0)]
+    assert as_text([]) == "no machine was started"
+
+
+def test_it_is_bounded() -> None:
+    timeline = Timeline(most=10)
+    for at in range(100):
+        timeline.enter(f"m{at}", "shipping", float(at))
+    assert len(timeline.spans()) == 10
