@@ -292,7 +292,7 @@ def test_what_is_known_from_outside_can_be_asked(tmp_path: Path) -> None:
         reply = driver.ask(f"{supervisor}.keepalive", 30.0)
         assert (reply.next_s, reply.healthy) == (30.0, True)
         assert driver.ask(f"{supervisor}.expvars")["pid"] == pid
-        assert driver.ask(f"{supervisor}.profiles") == ["threads"]
+        assert driver.ask(f"{supervisor}.profiles") == ["threads", "threads.json"]
         assert b"_live" in driver.ask(f"{supervisor}.profile", "threads")
         with pytest.raises(InvalidCall, match="no such profile 'heap'"):
             driver.ask(f"{supervisor}.profile", "heap")

@@ -73,6 +73,7 @@ class Hosted:
         self.certificate: DeathCertificate | None = None
         self.is_serving = False
         self.output_bytes = 0
+        self.log_records = 0
         self._loop = loop
         self._nursery = nursery
         self._reaper = reaper
@@ -285,7 +286,9 @@ class Hosted:
 
     def _on_records(self, data: bytes) -> None:
         self.output_bytes += len(data)
-        for record in self._records.feed(data)[-MAX_LINES:]:
+        records = self._records.feed(data)
+        self.log_records += len(records)
+        for record in records[-MAX_LINES:]:
             self._lines.feed("log", f"{as_text(decode(record))}\n".encode())
         self._feed.output(self.id, "log", data)
 
@@ -312,6 +315,10 @@ class Hosted:
             self._probes += 1
             self._channel.send({"k": "probe", "n": self._probes})
         return False
+
+    def last_lines(self) -> tuple[str, ...]:
+        """Give the last lines that it wrote and logged, up to now."""
+        return self._lines.lines()
 
     async def dump(self, headroom: int, patience: float) -> Message | None:
         """Ask the program what it holds; `headroom`: the bytes it may still take. None if it does not answer in time.

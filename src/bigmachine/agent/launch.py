@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: What an interpreter, the C library or the dynamic linker reads once, when a process starts. A fork does not start
 #: anew, so a machine that differs in one of these is spawned.
 _READ_AT_START: Final = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_")
+#: Noted from the first import on, which a zygote has done already.
+_NOTED: Final = ("BIGMACHINE_MUTEX", "BIGMACHINE_TRACEMALLOC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def reason_to_spawn(spec: LaunchSpec, interpreter: list[str], environ: Mapping[s
     if spec.interpreter and spec.interpreter != interpreter:
         return f"it wants the interpreter {' '.join(spec.interpreter)}"
     for name in sorted({*spec.environ, *environ}):
-        if name.startswith(_READ_AT_START) and spec.environ.get(name) != environ.get(name):
+        if name.startswith(_READ_AT_START + _NOTED) and spec.environ.get(name) != environ.get(name):
             return f"its environment differs in {name}, which is read when a process starts"
     return None
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,14 +30,39 @@ _PATIENCE: Final = 10.0
 _HASTE: Final = 2.0
 
 
-async def record(reaper: Reaper, pid: int, seconds: float) -> bytes:
+class TraceRefused(BigmachineError):
+    """This host does not let py-spy look into the machine (fault: its rules on ptrace); or there is no py-spy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a process is sampled: `hertz` times a second; with frames in C; only who holds the GIL; also who waits.
+
+    `nonblocking`: do not stop the process for each sample; some stacks are then torn, and counted as errors.
+    """
+
+    hertz: int = _RATE
+    native: bool = False
+    gil: bool = False
+    idle: bool = False
+    nonblocking: bool = False
+
+    def options(self) -> list[str]:
+        """Give py-spy's options for it."""
+        switches = ("native", "gil", "idle", "nonblocking")
+        return ["--rate", str(self.hertz), *(f"--{name}" for name in switches if getattr(self, name))]
+
+
+async def record(reaper: Reaper, pid: int, seconds: float, sampling: Sampling | None = None) -> bytes:
     """Sample a process for `seconds`: folded stacks, one a line, each with its count.
 
     Raises:
-        BigmachineError: if py-spy is not there, may not, or fails; with its own words.
+        TraceRefused: if py-spy is not there, or may not.
+        BigmachineError: if it fails otherwise; with its own words.
     """
     whole = max(1, round(seconds))  # py-spy takes whole seconds
-    options = ["record", "--pid", str(pid), "--duration", str(whole), "--rate", str(_RATE), "--format", "raw"]
+    options = ["record", "--pid", str(pid), "--duration", str(whole), "--format", "raw"]
+    options += (sampling or Sampling()).options()
     return await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
 
 
@@ -47,6 +73,15 @@ async def dump(reaper: Reaper, pid: int) -> bytes:
         BigmachineError: as `record`.
     """
     return await _run(reaper, ["dump", "--pid", str(pid)], _PATIENCE, output=None)
+
+
+async def dump_from_outside(reaper: Reaper, pid: int) -> bytes:
+    """Give the stacks of all threads as JSON, also of a process that stands still.
+
+    Raises:
+        BigmachineError: as `record`.
+    """
+    return await _run(reaper, ["dump", "--nonblocking", "--json", "--pid", str(pid)], _PATIENCE, output=None)
 
 
 async def dump_hung(reaper: Reaper, pid: int) -> str:
@@ -73,7 +108,7 @@ async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str |
         if output is not None:
             arguments = [*arguments, output, str(result)]
         with reaper.expecting():
-            pid = _start([_program(), *arguments], said if output is not None else result, said)
+            pid = _start([program(), *arguments], said if output is not None else result, said)
             ending = reaper.watch(pid)
         try:
             async with asyncio.timeout(limit):
@@ -89,7 +124,9 @@ async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str |
 def _outcome(command: str, status: int, result: Path, said: Path) -> bytes:
     if status != 0:
         words = said.read_text(errors="replace").strip()
-        raise BigmachineError(f"py-spy {command} failed ({words or status}): may this host trace processes?")
+        refused = "ermission" in words or "not permitted" in words
+        kind, remedy = (TraceRefused, ": this host must allow ptrace") if refused else (BigmachineError, "")
+        raise kind(f"py-spy {command} failed ({words or status}){remedy}")
     return result.read_bytes()
 
 
@@ -108,12 +145,26 @@ def _start(command: list[str], stdout: Path, stderr: Path) -> int:
     )
 
 
-def _program() -> str:
+def program() -> str:
+    """Find py-spy.
+
+    Raises:
+        TraceRefused: if it is not there.
+    """
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
-        raise BigmachineError("py-spy is not installed on this host: install the package py-spy to profile machines")
+        raise TraceRefused("py-spy is not installed on this host: install the package py-spy to profile machines")
     return found
 
 
-__all__ = ["dump", "dump_hung", "holds_interpreter", "record"]
+__all__ = [
+    "Sampling",
+    "TraceRefused",
+    "dump",
+    "dump_from_outside",
+    "dump_hung",
+    "holds_interpreter",
+    "program",
+    "record",
+]

@@ -8,6 +8,7 @@ service of the same name.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.reaper import Reaper
     from bigmachine.image import Entry
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
+    from bigmachine.observe.vars import Reading
 
 #: Go's limit: with more of the memory in use the machine is not healthy.
 _CROWDED: Final = 95.0
@@ -33,7 +35,9 @@ _CROWDED: Final = 95.0
 _PROFILE: Final = 30.0
 #: A process that has begun to exit has closed its files, and is reported once its pipes are read: within half a second.
 _LAST_BREATH: Final = 2.0
-_PROFILES: Final = ("threads",)
+_PROFILES: Final = ("threads", "threads.json")
+#: py-spy manages so many samples a second of most processes.
+_FASTEST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Supervisor:
         self._args: list[str] | None = None
         self._environ: dict[str, str] = {}
         self._entry: Entry | None = None
-        self._is_profiled = False
+        self._sampling = asyncio.Lock()
 
     # for everybody
 
@@ -205,34 +209,68 @@ class Supervisor:
         """End the machine; answers at once, as the machine may be the one who asks (Go: Shutdown)."""
         self._host.stop_soon(self._machine.id, grace_s, Cause.SHUTDOWN)
 
-    async def cpu_profile(self, seconds: float = _PROFILE) -> bytes:
-        """Sample the program for `seconds`: folded stacks as text.
+    async def cpu_profile(
+        self,
+        seconds: float = _PROFILE,
+        *,
+        hertz: int = 100,
+        native: bool = False,
+        gil: bool = False,
+        idle: bool = False,
+        nonblocking: bool = False,
+    ) -> bytes:
+        """Sample the program for `seconds`: folded stacks as text; see `pyspy.Sampling` for the options.
+
+        A process can be stopped for its samples by one py-spy at a time: who comes second looks without stopping it,
+        or, for frames in C, which cannot be had so, waits for its turn.
 
         Raises:
-            InvalidCall: if it is being sampled already; or if that is no time.
+            InvalidCall: if that is no time, or no rate.
+            TraceRefused: if this host does not allow it.
         """
         _check_seconds("cpu_profile", seconds)
-        if self._is_profiled:
-            raise InvalidCall(f"machine {self._machine.id} is being profiled already: wait until that is done")
-        self._is_profiled = True
-        try:
-            return await pyspy.record(self._reaper, self._pid(), seconds)
-        finally:
-            self._is_profiled = False
+        if type(hertz) is not int or not 1 <= hertz <= _FASTEST:
+            raise InvalidCall(f"cpu_profile takes a rate (hertz) from 1 to {_FASTEST}, not {hertz!r}")
+        if native and nonblocking:
+            raise InvalidCall("frames in C (native) can only be had from a process that is stopped, not nonblocking")
+        sampling = pyspy.Sampling(hertz, native, gil, idle, nonblocking)
+        if not native and self._sampling.locked():
+            sampling = replace(sampling, nonblocking=True)
+        if sampling.nonblocking:
+            return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
+        async with self._sampling:
+            return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
 
     async def profiles(self) -> list[str]:
         """Name the profiles that `profile` gives."""
         return list(_PROFILES)
 
     async def profile(self, name: str) -> bytes:
-        """Give a profile as text.
+        """Give a profile: "threads" as text, "threads.json" as JSON, also of a program that stands still.
 
         Raises:
             InvalidCall: if there is none of this name.
         """
+        if name == "threads.json":
+            return await pyspy.dump_from_outside(self._reaper, self._pid())
         if name not in _PROFILES:
             raise InvalidCall(f"no such profile {name!r}: there is {', '.join(_PROFILES)}")
         return await pyspy.dump(self._reaper, self._pid())
+
+    async def last_lines(self) -> list[str]:
+        """Give the last lines that the machine wrote and logged."""
+        return list(self._machine.last_lines())
+
+    def host_vars(self) -> dict[str, Reading]:
+        """Give the machine's numbers that are known from outside: of its host, its container, and its output."""
+        from bigmachine.observe.facts import of_host
+        from bigmachine.observe.vars import Reading
+
+        told = of_host(self._pid())
+        told["machine.output_bytes"] = Reading("counter", self._machine.output_bytes, help="what it wrote and logged")
+        told["machine.log_records"] = Reading("counter", self._machine.log_records, help="records that it logged")
+        told["machine.serving"] = Reading("gauge", int(self._machine.is_serving), help="1 while it serves")
+        return told
 
     async def expvars(self) -> dict[str, object]:
         """Give what the agent counts about the machine; the program has its own."""

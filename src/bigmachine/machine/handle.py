@@ -41,7 +41,7 @@ S = TypeVar("S")
 
 _KEPT_REPLIES = 10
 #: These methods of the Supervisor are the program's own: they need its classes and its memory.
-_OF_THE_PROGRAM = frozenset(("Supervisor.register", "Supervisor.expvars"))
+_OF_THE_PROGRAM = frozenset(("Supervisor.register", "Supervisor.expvars", "Supervisor.observe"))
 
 
 class Keeper(Protocol):

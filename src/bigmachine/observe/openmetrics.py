@@ -1,5 +1,8 @@
 """Variables as OpenMetrics text, which Prometheus and its like read.
 
+A name may have labels of its own behind it, as `rpc.calls{method="Sum.add"}`; one that begins with `prometheus:` is
+passed on without our prefix.
+
 Source: https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md (version 1.0).
 """
 
@@ -12,16 +15,23 @@ from collections.abc import Iterator, Mapping
 from bigmachine.observe.vars import BOUNDS, Reading
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_FOREIGN = "prometheus:"
 _TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram", "info": "info"}
 
 
 def openmetrics(machines: Mapping[str, Mapping[str, Reading]], prefix: str = "bigmachine_") -> str:
     """Write what each machine has, with a label `machine`."""
-    names: dict[str, dict[str, Reading]] = {}
+    families: dict[str, list[tuple[str, Reading]]] = {}
     for machine, readings in machines.items():
-        for name, reading in readings.items():
-            names.setdefault(name, {})[machine] = reading
-    lines = [line for name in sorted(names) for line in _family(prefix + _plain(name), names[name])]
+        for key, reading in readings.items():
+            name, _, own = key.partition("{")
+            is_foreign = name.startswith(_FOREIGN)
+            name = _plain(name.removeprefix(_FOREIGN)) if is_foreign else prefix + _plain(name)
+            if reading.kind == "counter":
+                name = name.removesuffix("_total")
+            labels = f'machine="{_escaped(machine)}"' + (f",{own.removesuffix('}')}" if own else "")
+            families.setdefault(name, []).append((labels, reading))
+    lines = [line for name in sorted(families) for line in _family(name, families[name])]
     return "\n".join([*lines, "# EOF", ""])
 
 
@@ -29,20 +39,17 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
-def _family(name: str, readings: Mapping[str, Reading]) -> Iterator[str]:
-    first = next(iter(readings.values()))
-    if first.kind == "counter":
-        name = name.removesuffix("_total")
+def _family(name: str, readings: list[tuple[str, Reading]]) -> Iterator[str]:
+    first = readings[0][1]
     yield f"# TYPE {name} {_TYPES[first.kind]}"
     if first.help:
         yield f"# HELP {name} {_escaped(first.help)}"
-    for machine, reading in readings.items():
+    for labels, reading in readings:
         if reading.kind == first.kind:  # a name means one thing; another machine's other meaning is left out
-            yield from _samples(name, machine, reading)
+            yield from _samples(name, labels, reading)
 
 
-def _samples(name: str, machine: str, reading: Reading) -> Iterator[str]:
-    label = f'machine="{_escaped(machine)}"'
+def _samples(name: str, label: str, reading: Reading) -> Iterator[str]:
     if reading.kind == "histogram":
         seen = 0
         for at, count in reading.buckets:

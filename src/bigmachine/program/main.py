@@ -65,6 +65,7 @@ def _live(machine: Boot) -> int:
     name_process(f"bigm-{machine.spec.name}")
     try:
         boot.apply(machine.spec)
+        _watch_if_asked()
         send_records(channel)
         channel.send({"k": "phase", "phase": "importing"})
         run_entry(entry)
@@ -85,6 +86,18 @@ def _live(machine: Boot) -> int:
         threading.Event().wait()  # start was called in another thread, and serves there
     _tell(channel, failure.failed(Cause.BOOT_FAILED, failure.NOT_REACHED))
     return 1
+
+
+def _watch_if_asked() -> None:
+    """Begin to note locks and allocations, where the machine was started with that: before the program is imported."""
+    if "BIGMACHINE_MUTEX" in os.environ:
+        from bigmachine.observe import contention
+
+        contention.install_if_asked()
+    if "BIGMACHINE_TRACEMALLOC" in os.environ:
+        from bigmachine.observe import allocations
+
+        allocations.trace_if_asked()
 
 
 def exit_status(error: SystemExit) -> int:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import Cause
 from bigmachine.rpc import ServiceTable
@@ -72,6 +72,16 @@ class Supervisor:
     async def running(self) -> None:
         """Return once the machine has all the services that it was started with: for those who only dialled."""
         await self._registrar.running()
+
+    async def observe(self, what: str, **options: Any) -> object:
+        """Look into the program from inside: "vars", "heap", "stacks", "cpu", "mutex"; see `observe.inside`.
+
+        Raises:
+            InvalidCall: if there is no such thing, or it does not take these options.
+        """
+        from bigmachine.observe import inside  # only once somebody asks
+
+        return await inside.observe(what, options, self._statistics, self._born)
 
     async def expvars(self) -> dict[str, object]:
         """Give what the program's process counts about itself; "calls" has a `MethodSnapshot` a method."""

@@ -7,7 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import AsyncGenerator
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from bigmachine.agent import Event, KeepaliveReply, LaunchSpec, MachineInfo
 from bigmachine.errors import AuthenticationError, Cause, DeathCertificate, InvalidCall, MachineStopped
@@ -15,6 +15,9 @@ from bigmachine.observe import DiskInfo, LoadInfo, MemInfo, disk_info, load_info
 from bigmachine.systems.inprocess.feed import EventFeed
 from bigmachine.systems.inprocess.machine import InprocessMachine
 from bigmachine.trust import Peer, Role
+
+if TYPE_CHECKING:
+    from bigmachine.observe.vars import Reading
 
 #: What others than the driver may ask, as at a real agent.
 _OPEN_TO_ALL = frozenset(("ping", "survives", "info", "mem_info", "disk_info", "load_info", "getpid"))
@@ -105,7 +108,12 @@ class Supervisor:
     async def exec(self) -> None:
         _refuse("a program of its own")
 
-    async def cpu_profile(self, seconds: float = 0.0) -> bytes:
+    async def host_vars(self) -> dict[str, Reading]:
+        from bigmachine.observe.facts import of_host
+
+        return of_host(os.getpid())
+
+    async def cpu_profile(self, seconds: float = 0.0, **options: object) -> bytes:
         _refuse("a profile of its own: profile the driver")
 
     async def profile(self, name: str) -> bytes:

@@ -160,6 +160,11 @@ class _ProgramSupervisor:
     async def running(self) -> None:
         await self._registrar.running()
 
+    async def observe(self, what: str, **options: Any) -> object:
+        from bigmachine.observe import inside  # only once somebody asks
+
+        return await inside.observe(what, options, self._statistics, self._born)
+
     async def expvars(self) -> dict[str, object]:
         return {
             "calls": self._statistics.snapshot(),
