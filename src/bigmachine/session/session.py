@@ -282,7 +282,7 @@ class Session:
         )
         settle = None
         if place.runtime is not None and cargo is not None:
-            settle = cargo.settling(host.link, place, self._timeline, machine.name)
+            settle = cargo.settling(host.link, place, partial(self._sent, machine.name))
         owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle)
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
@@ -371,6 +371,11 @@ class Session:
         if self._events is not None:
             self._events.alive(machine)
 
+    def _sent(self, name: str, size: int) -> None:
+        """So many bytes of the program have been sent for a starting machine."""
+        self._timeline.sent(name, size)
+        self._display.starting(name, f"{Phase.SHIPPING.value} {size / 1e6:.1f} MB")
+
     def _follow(self, machine: Machine) -> None:
         if machine.owned and machine.state in (State.RUNNING, State.STOPPED):
             self._timeline.enter(machine.name, UP if machine.state is State.RUNNING else DOWN, time.time())
@@ -386,6 +391,8 @@ class Session:
     def phase(self, machine: Machine, phase: Phase) -> None:
         """A starting machine has got further."""
         self._timeline.enter(machine.name, phase.value, time.time())
+        if self._system is not None and self._system.is_bare:
+            self._display.starting(machine.name, phase.value)
         if phase is Phase.INITIALISING:
             self._display.show(machine.name)
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bigmachine.image.scanned import Scan
     from bigmachine.machine import Settle
     from bigmachine.rpc import Link
-    from bigmachine.session.timeline import Timeline
     from bigmachine.system import Launched
 
 _log = logging.getLogger("bigmachine")
@@ -151,12 +150,12 @@ class Cargo:
             task = self._deliveries[place.agent_id] = link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
         return await asyncio.shield(task)
 
-    def settling(self, link: Link, place: Launched, timeline: Timeline, machine: str) -> Settle:
-        """Give the way in which one machine's program is brought to its host."""
+    def settling(self, link: Link, place: Launched, tell: Callable[[int], None]) -> Settle:
+        """Give the way in which one machine's program is brought to its host; `tell` is told the bytes sent so far."""
 
         async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
             def note(sent: int, is_all: bool) -> None:
-                link.reactor.post(timeline.sent, machine, sent)
+                link.reactor.post(tell, sent)
                 if is_all:
                     link.reactor.post(reach, Phase.ASSEMBLING)
 

@@ -132,6 +132,10 @@ class ToFiles(Nowhere):
             self.end(machine)
 
 
+#: How far a starting machine is, where streams have their names: for terminals alone.
+STARTING = "starting"
+
+
 class ToStderr:
     """Writes to standard error, each line with its machine's name in front.
 
@@ -165,12 +169,12 @@ class ToStderr:
             if self._changing.get(key) != text:
                 self._changing[key] = text
                 self._is_stale = True
-        elif self._now() - self._told.setdefault(key, self._now()) >= _STATE:
+        elif stream != STARTING and self._now() - self._told.setdefault(key, self._now()) >= _STATE:
             self._told[key] = self._now()
             self.write(machine, stream, f"{text}\n")
 
     def end(self, machine: str) -> None:
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", STARTING):
             self.rewrite(machine, stream, "")
             self._painters.pop((machine, stream), None)
         self._fronts.pop(machine, None)

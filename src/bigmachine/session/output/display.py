@@ -12,7 +12,7 @@ from functools import partial
 
 from bigmachine.agent.records import RecordReader, as_text, decode
 from bigmachine.session.output import records
-from bigmachine.session.output.destinations import Destination
+from bigmachine.session.output.destinations import STARTING, Destination
 from bigmachine.session.output.gate import Dropper, Gate
 from bigmachine.session.output.lines import Lines
 from bigmachine.session.output.worker import Worker
@@ -51,6 +51,10 @@ class Display:
         if self._gate.begin(name, is_debugged=_log.isEnabledFor(logging.DEBUG)):
             _log.warning("%d machines in a row failed to start; %s shows what it writes", self._gate.failures, name)
 
+    def starting(self, name: str, text: str) -> None:
+        """Say on a terminal how far a starting machine is; nothing: it needs not be said any more."""
+        self._worker.post(_SMALL, partial(self._destination.rewrite, name, STARTING, text))
+
     def show(self, name: str) -> None:
         """The machine's services begin: show what comes from now on."""
         self._gate.show(name)
@@ -58,6 +62,7 @@ class Display:
     def up(self, name: str) -> None:
         """The machine runs."""
         self._gate.up(name)
+        self.starting(name, "")
 
     def wrote(self, name: str, stream: str, data: bytes) -> None:
         """Take what a machine wrote."""
