@@ -91,10 +91,30 @@ def _remove_image(lock: Path) -> bool:
     return True
 
 
+def claim(part: Path) -> int | None:
+    """Take what is arriving, or was left half done; None if somebody has it. It is theirs until the number is closed.
+
+    The system lets go of it when a process ends, however it does; a process's number would be another's one day, and
+    in another container means nothing.
+    """
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None  # it was renamed: whole, or another's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def is_held(part: Path) -> bool:
-    """Whether another process has it that lives: its number is in the name."""
-    owner = part.name.removesuffix(".part").rpartition(".")[2].partition("-")[0]
-    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+    """Whether somebody who lives is taking it in."""
+    descriptor = claim(part)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None and part.exists()
 
 
 def remove(path: Path) -> None:
@@ -108,4 +128,4 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-__all__ = ["CAP", "collect", "is_held", "remove"]
+__all__ = ["CAP", "claim", "collect", "is_held", "remove"]

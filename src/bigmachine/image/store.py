@@ -35,7 +35,7 @@ from typing import Final
 from bigmachine.errors import ImageError
 from bigmachine.image import packs, plan
 from bigmachine.image.assemble import MARK, assemble
-from bigmachine.image.collect import collect, is_held, remove
+from bigmachine.image.collect import claim, collect, is_held, remove
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
 from bigmachine.image.unpack import Arrival
@@ -70,9 +70,9 @@ class Store:
     def __init__(self, root: Path | None = None, cap: int | None = None) -> None:
         self.root = (root or cache_directory()) / "v1"
         self._cap = cap
+        self._room_lock = threading.Lock()
         self._locks_lock = threading.Lock()
         self._locks: dict[str, int] = {}
-        self._arriving: set[Path] = set()
         try:
             self._prepare()
         except OSError as error:
@@ -151,7 +151,7 @@ class Store:
 
     def _parts(self, ident: str) -> list[Path]:
         """Give what came of a layer and has nobody any more."""
-        return [path for path in self._parts_of(ident) if path not in self._arriving and not is_held(path)]
+        return [path for path in self._parts_of(ident) if not is_held(path)]
 
     def _image(self, manifest: Manifest, python: str) -> Path:
         kind = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
@@ -206,9 +206,10 @@ class Store:
                 if not self._layer(layer.id).is_dir():
                     self._with_room(partial(self._seal, layer, arrivals))
         finally:
-            for arrival in arrivals.values():
+            for ident, arrival in arrivals.items():
                 arrival.close()
-                self._arriving.discard(arrival.directory)
+                if self._layer(ident).is_dir():  # another was faster
+                    remove(arrival.directory)
         if not (root / MARK).is_file():
             self._with_room(partial(self._build, manifest, root, python))
         _wants_of(root).unlink(missing_ok=True)
@@ -253,16 +254,23 @@ class Store:
     def _open(self, layer: Layer) -> Arrival:
         """Begin to take in a layer, with what came of it before."""
         directory = self.root / "layers" / f"{layer.id}.{os.getpid()}-{secrets.token_hex(4)}.part"
-        self._arriving.add(directory)
-        for part in self._parts(layer.id):
+        for part in self._parts_of(layer.id):
+            claimed = claim(part)
+            if claimed is None:
+                continue
             try:
                 os.rename(part, directory)
-                break
-            except OSError:  # another was faster
+            except OSError:  # it was put in its place just before
+                os.close(claimed)
                 continue
-        else:
-            directory.mkdir(mode=0o700)
-        return Arrival(layer, directory, self._content)
+            return Arrival(layer, directory, self._content, claimed)
+        while True:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            claimed = claim(directory)
+            if claimed is not None:
+                return Arrival(layer, directory, self._content, claimed)
+            # Another looked through what was left half done, at that very moment.
+            time.sleep(_POLL)
 
     def _unpack(self, arrivals: dict[str, Arrival], kind: bytes, body: bytes) -> None:
         head, content = packs.open_pack(body)
@@ -278,7 +286,7 @@ class Store:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            with contextlib.suppress(OSError):
+            with self._room_lock, contextlib.suppress(OSError):  # another thread may be at it
                 collect(self.root, 0, time.time())
             step()
 
@@ -300,7 +308,7 @@ class Store:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            remove(arrival.directory)  # another was faster
+            remove(arrival.directory)
 
     def _build(self, manifest: Manifest, root: Path, python: str) -> None:
         part = root.with_name(f"{root.name}.{os.getpid()}-{secrets.token_hex(4)}.part")

@@ -24,13 +24,15 @@ _CACHE: Final = "__pycache__"
 class Arrival:
     """Takes in `layer` in `directory`. `content` says where a content is kept by its hash, for trees.
 
-    `pack` and `bytecode` may be called from several threads.
+    `claim` is a descriptor that is closed at the end: nobody else takes in the directory for so long. `pack` and
+    `bytecode` may be called from several threads.
     """
 
     #: How the names of files begin that are not whole.
     INCOMPLETE: Final = ".bigmachine-incomplete-"
 
-    def __init__(self, layer: Layer, directory: Path, content: Callable[[str], Path]) -> None:
+    def __init__(self, layer: Layer, directory: Path, content: Callable[[str], Path], claim: int) -> None:
+        self._claim = claim
         self.layer = layer
         self.directory = directory
         #: Bytes of files so far.
@@ -190,10 +192,11 @@ class Arrival:
                 os.chmod(folder, 0o555)  # noqa: S103 (as above)
 
     def close(self) -> None:
-        """Drop what is not whole."""
+        """Drop what is not whole, and let others go on."""
         for old in self.directory.glob(f"{self.INCOMPLETE}*"):
             with contextlib.suppress(OSError):
                 old.unlink()
+        os.close(self._claim)
 
 
 def _parts(head: Mapping[str, Any]) -> list[tuple[int, int, int]]:

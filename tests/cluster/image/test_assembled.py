@@ -176,8 +176,8 @@ def test_libraries_find_those_of_other_packages_by_paths_relative_to_themselves(
     gcc = ["gcc", "-shared", "-fPIC"]
     subprocess.run([*gcc, "-o", one / "libbase.so", sources / "base.c"], check=True, timeout=60)
     rpath = "-Wl,-rpath,$ORIGIN/../base/lib"
-    link = [*gcc, "-o", two / "libabove.so", sources / "above.c", f"-L{one}", "-lbase", rpath]
-    subprocess.run(link, check=True, timeout=60)
+    link = ["-o", str(two / "libabove.so"), str(sources / "above.c"), f"-L{one}", "-lbase", rpath]
+    subprocess.run([*gcc, *link], check=True, timeout=60)
     env = Environment(tmp_path)
     sent.install_folder(env.site, "base", tmp_path / "one")
     sent.install_folder(env.site, "above", tmp_path / "two")
