@@ -1,7 +1,8 @@
 """What a session holds on this computer, so that a test can say that a fault left nothing of it behind.
 
 A `Footprint` is taken before a fault, while the session is quiet, and compared afterwards: processes, the descriptors
-of each of them, the threads of the driver, the tasks on its event loop and on the machines', temporary files.
+of each of them, the threads of the driver, the tasks on its event loop and on the machines', temporary files. Zygotes
+are left out, as long as they are few: which modules the driver has when it starts a machine decides about them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from bigmachine.systems.local import LocalSystem
 from tests.cluster.fault_services import Target
 
 T = TypeVar("T")
+#: The library's zygote, and those with modules that an agent keeps.
+MOST_ZYGOTES = 3
 #: Threads that are there from the first time on that they are needed.
 MADE_ONCE = frozenset(("bigmachine-output",))
 #: Nothing that is awaited here takes longer unless it hangs.
@@ -73,6 +76,17 @@ def below(pid: int) -> list[int]:
     return sorted(found)
 
 
+def zygotes_below(pid: int) -> list[int]:
+    """Return the zygotes among the processes below `pid`."""
+    return [process for process in below(pid) if _name(process) == "bigm-zygote"]
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    return ""
+
+
 def machine_pid(machine: bigmachine.Machine) -> int:
     """Return a machine's process, as its agent knows it."""
     pid: int = machine.call("Supervisor.getpid")
@@ -112,10 +126,14 @@ class Footprint:
         agent = agent_pid(machines[0])
         tasks = [session._reactor.run(_tasks(), LIMIT)]
         tasks += [machine.call(Target.tasks) for machine in machines]
-        pids = (os.getpid(), agent, *below(agent))
+        zygotes = zygotes_below(agent)
+        assert len(zygotes) <= MOST_ZYGOTES, zygotes
+        pids = (os.getpid(), agent, *(pid for pid in below(agent) if pid not in zygotes))
+        open_files = {pid: descriptors(pid) for pid in pids}
+        open_files[agent]["socket"] -= len(zygotes)
         return cls(
             processes=pids,
-            descriptors=tuple((pid, descriptors(pid)) for pid in pids),
+            descriptors=tuple(open_files.items()),
             threads=tuple(sorted(thread.name for thread in threading.enumerate() if thread.name not in MADE_ONCE)),
             tasks=tuple(tuple(sorted(names)) for names in tasks),
             files=tuple(sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))),

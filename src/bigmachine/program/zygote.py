@@ -122,6 +122,7 @@ def _sprout(message: Message, agent: int) -> NoReturn:
         pass  # the agent is gone, and so is whoever would want to know
     finally:
         os.killpg(0, signal.SIGKILL)  # with what imports have started; the machines have groups of their own
+        os._exit(1)
 
 
 def _fork(message: Message) -> int:
