@@ -26,6 +26,7 @@ FIGURES = (
     ("many.py",),
     ("memory.py",),
     ("scan.py",),
+    ("shipping.py",),
     ("inprocess.py",),
     ("ending.py",),
     ("round_trip.py",),
