@@ -35,6 +35,8 @@ MAGIC: Final = b"BMF1"
 LISTING, PACK, BYTECODE, FIRST = b"L", b"P", b"B", b"F"
 #: Bytes of files in a pack.
 PACK_SIZE: Final = 4 << 20
+#: The same, where hosts pass packs on to each other.
+SMALL_PACK_SIZE: Final = 512 << 10
 #: What a pack may unpack to: its files, and a head that names them.
 PACK_LIMIT: Final = PACK_SIZE + (16 << 20)
 #: Images above this size are sent with what is loaded first.
@@ -105,8 +107,10 @@ def close_pack(head: dict[str, Any], content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_LEVEL).compress(_SIZE.pack(len(said)) + said + content)
 
 
-def frames(scan: Scan, wanted: Wanted, cache: PackCache) -> Iterator[bytes]:
+def frames(scan: Scan, wanted: Wanted, cache: PackCache, size: int = PACK_SIZE) -> Iterator[bytes]:
     """Give the frames that a host needs, reading and compressing in the background.
+
+    `size` is the bytes of files in a pack: each host of a line waits for a whole pack before it passes it on.
 
     Raises:
         Edited: if a file is not what it was when the program was scanned.
@@ -114,7 +118,7 @@ def frames(scan: Scan, wanted: Wanted, cache: PackCache) -> Iterator[bytes]:
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="bigmachine-packs") as workers:
         waiting: deque[Future[bytes]] = deque()
         try:
-            for work in _Sender(scan, wanted, cache).work(workers):
+            for work in _Sender(scan, wanted, cache, size).work(workers):
                 waiting.append(work)
                 while len(waiting) > _AHEAD:
                     yield waiting.popleft().result()
@@ -136,8 +140,9 @@ class _Item:
 
 
 class _Sender:
-    def __init__(self, scan: Scan, wanted: Wanted, cache: PackCache) -> None:
+    def __init__(self, scan: Scan, wanted: Wanted, cache: PackCache, size: int) -> None:
         self._scan = scan
+        self._size = size
         self._wanted = wanted
         self._cache = cache
         lacking = set(wanted.layers)
@@ -176,10 +181,10 @@ class _Sender:
         together: list[_Item] = []
         size = 0
         for item in items:
-            if together and (item.layer is not together[0].layer or size + item.file.size > PACK_SIZE):
+            if together and (item.layer is not together[0].layer or size + item.file.size > self._size):
                 yield self._small(workers, together)
                 together, size = [], 0
-            if item.file.size > PACK_SIZE:
+            if item.file.size > self._size:
                 yield from self._large(workers, item)
             else:
                 together.append(item)
@@ -207,7 +212,7 @@ class _Sender:
         """Send a file piece by piece, without ever holding all of it."""
         layer, file = item.layer, item.file
         pieces: list[Part] = [
-            (item.at, offset, min(PACK_SIZE, file.size - offset)) for offset in range(0, file.size, PACK_SIZE)
+            (item.at, offset, min(self._size, file.size - offset)) for offset in range(0, file.size, self._size)
         ]
         if all(self._cache.has(_key("pack", layer.id, [piece])) for piece in pieces):
             for piece in pieces:
@@ -300,6 +305,7 @@ __all__ = [
     "LISTING",
     "PACK",
     "PACK_SIZE",
+    "SMALL_PACK_SIZE",
     "Edited",
     "close_pack",
     "frame",

@@ -263,9 +263,10 @@ class _Delivery:
 
     async def _send(self, packed: Scan, head: bytes, wanted: Wanted, onward: tuple[Onward, ...]) -> Received:
         from bigmachine.image.pack_cache import PackCache
-        from bigmachine.image.packs import frames
+        from bigmachine.image.packs import PACK_SIZE, SMALL_PACK_SIZE, frames
 
-        source = _Metered(frames(packed, wanted, PackCache()), self._note, len(head))
+        size = SMALL_PACK_SIZE if onward else PACK_SIZE
+        source = _Metered(frames(packed, wanted, PackCache(), size), self._note, len(head))
         try:
             received: Received = await self._link.submit("Images.receive", (head, self._python, source, onward), {})
         except BigmachineError:
