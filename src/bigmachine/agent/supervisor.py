@@ -217,12 +217,12 @@ class Supervisor:
         native: bool = False,
         gil: bool = False,
         idle: bool = False,
-        nonblocking: bool = False,
+        nonblocking: bool | None = None,
     ) -> bytes:
         """Sample the program for `seconds`: folded stacks as text; see `pyspy.Sampling` for the options.
 
-        A process can be stopped for its samples by one py-spy at a time: who comes second looks without stopping it,
-        or, for frames in C, which cannot be had so, waits for its turn.
+        Unless somebody wants it (`nonblocking=False`, or `native`, which needs it), the process is not stopped for its
+        samples: see `pyspy`. Several may sample at once, but only one of them can stop the process; others wait.
 
         Raises:
             InvalidCall: if that is no time, or no rate.
@@ -233,13 +233,11 @@ class Supervisor:
             raise InvalidCall(f"cpu_profile takes a rate (hertz) from 1 to {_FASTEST}, not {hertz!r}")
         if native and nonblocking:
             raise InvalidCall("frames in C (native) can only be had from a process that is stopped, not nonblocking")
-        sampling = pyspy.Sampling(hertz, native, gil, idle, nonblocking)
-        if not native and self._sampling.locked():
-            sampling = replace(sampling, nonblocking=True)
-        if sampling.nonblocking:
-            return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
-        async with self._sampling:
-            return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
+        if native or nonblocking is False:
+            async with self._sampling:
+                sampling = pyspy.Sampling(hertz, native, gil, idle, nonblocking=False)
+                return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
+        return await pyspy.record(self._reaper, self._pid(), seconds, pyspy.Sampling(hertz, native, gil, idle))
 
     async def profiles(self) -> list[str]:
         """Name the profiles that `profile` gives."""

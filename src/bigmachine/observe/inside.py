@@ -111,7 +111,16 @@ async def _variables(statistics: Counting, born: float) -> dict[str, Reading]:
     return await in_thread(collect)
 
 
-def _heap(*, mode: str = "", seconds: float | None = None, gc: bool = False) -> Profile:
+def heap(*, mode: str = "", seconds: float | None = None, gc: bool = False) -> Profile:
+    """Tell what this process's memory holds: by "types", or by who allocated it ("tracemalloc", "memray").
+
+    Without a `mode` it is memray if `seconds` are given, else tracemalloc if that runs, else types. `gc`: have garbage
+    collected before.
+
+    Raises:
+        InvalidCall: if there is no such mode.
+        ValueError: if it cannot be had here.
+    """
     from bigmachine.observe import allocations
     from bigmachine.observe.heap import take_census
 
@@ -164,6 +173,6 @@ def checked(seconds: object) -> float:
     return float(seconds) if math.isfinite(seconds) else _LONGEST
 
 
-_LOOKS: Final[dict[str, Callable[..., Any]]] = {"cpu": _cpu, "heap": _heap, "mutex": _mutex}
+_LOOKS: Final[dict[str, Callable[..., Any]]] = {"cpu": _cpu, "heap": heap, "mutex": _mutex}
 
-__all__ = ["Counting", "checked", "in_thread", "observe"]
+__all__ = ["Counting", "checked", "heap", "in_thread", "observe"]

@@ -35,6 +35,7 @@ from bigmachine.session.events import EventFunction, Events, EventTarget, events
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
 from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
+from bigmachine.session.seeing.sight import Sight
 from bigmachine.session.timeline import DOWN, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
@@ -53,7 +54,7 @@ _LEAST = 2.0
 _SHOWING = 5.0
 
 
-class Session:
+class Session(Sight):
     """The machines of one program. Made by `bigmachine.start`; leaving its `with` block shuts it down.
 
     On a machine, `current_call().session` and a service's `init(session)` give that machine's own: it can `dial`
@@ -503,7 +504,8 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._failed(error)
         self.shutdown()
 
     def __repr__(self) -> str:

@@ -1,0 +1,176 @@
+"""The methods of `Session` that look at its machines. Light: what they need is imported when they are called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bigmachine.machine import Machine
+    from bigmachine.observe.vars import Reading
+    from bigmachine.rpc import Reactor
+    from bigmachine.session.seeing.collecting import Collected
+    from bigmachine.session.seeing.variables import Variables
+    from bigmachine.session.timeline import Span
+
+_log = logging.getLogger("bigmachine")
+
+
+class Sight:
+    """What a session can see of its machines."""
+
+    name: str
+    _reactor: Reactor
+    _variables: Variables | None = None
+    _dumps_errors_to: Path | None = None
+
+    if TYPE_CHECKING:  # the session has them
+
+        @property
+        def is_driver(self) -> bool: ...
+
+        def machines(self) -> list[Machine]: ...
+
+        def timeline(self) -> list[Span]: ...
+
+    def profile(
+        self,
+        kind: str = "cpu",
+        *,
+        seconds: float | None = None,
+        machines: Iterable[Machine | str] | Machine | str | None = None,
+        format: str = "pprof",  # noqa: A002 (what it is called everywhere)
+        driver: bool = False,
+        debug: int = 0,
+        **options: Any,
+    ) -> bytes:
+        """Collect a profile of all machines at once, merged, with the label `machine` on every sample.
+
+        `kind`: "cpu", "gil", "heap", "goroutine" (stacks of threads and tasks), "mutex" (waits for locks).
+        `seconds`: how long to sample ("cpu", "gil": 30 if nobody says), or to note allocations ("heap").
+        `machines`: handles, names or addresses. `driver`: this process, too.
+        `format`: "pprof", "folded", "speedscope", "svg" or "text". `debug`: 1 or 2 for text, as at Go's pages.
+        `options`: for "cpu" and "gil" `hertz`, `native`, `idle`, `nonblocking` (1 if nobody says), for "heap" `gc` and
+        `mode` ("types", "tracemalloc", "memray").
+
+        A machine that is slow, hangs or dies meanwhile is missing; the profile's comments say which, and why.
+
+        Raises:
+            InvalidCall: if there is no such profile, machine, format or option: it says what there is.
+            BigmachineError: if no machine had anything to tell.
+        """
+        from bigmachine.session.seeing.formats import check_format, rendered
+
+        written = check_format(format, debug)
+        collected = self.collect_profile(kind, seconds=seconds, machines=machines, driver=driver, **options)
+        return rendered(collected, written, debug)
+
+    def collect_profile(
+        self,
+        kind: str = "cpu",
+        *,
+        seconds: float | None = None,
+        machines: Iterable[Machine | str] | Machine | str | None = None,
+        driver: bool = False,
+        **options: Any,
+    ) -> Collected:
+        """Collect as `profile` does, and give it as a value: the merged profile, who is missing and why, the stacks.
+
+        Raises: as `profile`.
+        """
+        from bigmachine.session.seeing import asking, collecting, kinds
+
+        wanted = kinds.kind_of(kind)
+        return collecting.collect(
+            self._reactor,
+            asking.chosen(self.machines(), machines),
+            wanted,
+            seconds=kinds.checked_seconds(wanted, seconds),
+            options=kinds.checked_options(wanted, options),
+            driver=driver,
+        )
+
+    def profiles(self) -> dict[str, str]:
+        """Name the profiles that there are, with a word on each."""
+        from bigmachine.session.seeing.kinds import KINDS
+
+        return {name: kind.help for name, kind in KINDS.items()}
+
+    def vars(self) -> Mapping[str, Mapping[str, Reading]]:
+        """Ask all machines for their numbers: machine -> name -> reading. It takes two seconds at most.
+
+        They are those of `bigmachine.vars`, of the process, its calls and its host, and of `prometheus_client`, if the
+        program uses that. Of a machine that does not answer in time there is what it said last; the reading
+        "vars.age_seconds" says how old that is.
+        """
+        from bigmachine.session.seeing.variables import Variables
+
+        if self._variables is None:
+            self._variables = Variables()
+        return self._variables.read(self._reactor, self.machines())
+
+    def dump(self, path: str | os.PathLike[str]) -> Path:
+        """Write all that is known of the session to one zip file: status, stacks, heap, numbers, logs, versions.
+
+        Bounded in time: machines that do not answer are noted. Readable by this user only.
+
+        Raises:
+            BigmachineError: if it cannot be written; the session goes on.
+        """
+        from bigmachine.session.seeing.dump import dump
+
+        return dump(self, self._reactor, path)
+
+    def dump_on(
+        self, folder: str | os.PathLike[str], *, signum: int | None = signal.SIGUSR1, error: bool = True
+    ) -> None:
+        """Have a dump written to `folder` when a signal comes, and when the program ends by an error of its own.
+
+        `signum`: the signal; None for none. `error`: whether an exception that leaves the `with` block of the session,
+        or the program, is a reason. To be called in the main thread.
+
+        Raises:
+            ValueError: if a signal's handler is set in another thread than the main one.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        if signum is not None:
+
+            def dump_soon(_number: int, _frame: FrameType | None) -> None:
+                # Not here: a handler interrupts whatever runs, also what a dump would wait for.
+                threading.Thread(target=self._dump_to, args=(place, "signal"), name="bigmachine-dump").start()
+
+            signal.signal(signum, dump_soon)
+        if error:
+            self._dumps_errors_to = place
+            following = sys.excepthook
+
+            def dump_first(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+                self._failed(value)
+                following(kind, value, trace)
+
+            sys.excepthook = dump_first
+
+    def _failed(self, error: BaseException | None) -> None:
+        """Write the dump that an error is a reason for, once."""
+        if self._dumps_errors_to is not None and isinstance(error, Exception):
+            place, self._dumps_errors_to = self._dumps_errors_to, None
+            self._dump_to(place, "error")
+
+    def _dump_to(self, folder: Path, why: str) -> None:
+        path = folder / f"bigmachine-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}-{why}.zip"
+        try:
+            _log.warning("what is known of the session was written to %s", self.dump(path))
+        except Exception:  # noqa: BLE001 (whatever it is, the program goes on, or ends by its own error)
+            _log.exception("no dump of the session could be written")
+
+
+__all__ = ["Sight"]
