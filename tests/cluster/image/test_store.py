@@ -130,7 +130,7 @@ def test_packs_are_compressed_once(scan: Scan, host: Store, tmp_path: Path) -> N
 def test_a_damaged_pack_in_the_drivers_cache_is_made_anew(scan: Scan, host: Store, tmp_path: Path) -> None:
     first = sent.packed(scan, host, tmp_path / "packs")
     for path in (tmp_path / "packs").glob("packs/??/*"):
-        path.write_bytes(b"x" + path.read_bytes()[1:])
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert sent.packed(scan, host, tmp_path / "packs") == first
     assert (tmp_path / "packs").stat().st_mode & 0o077 == 0
 
