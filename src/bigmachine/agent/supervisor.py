@@ -36,8 +36,6 @@ _PROFILE: Final = 30.0
 #: A process that has begun to exit has closed its files, and is reported once its pipes are read: within half a second.
 _LAST_BREATH: Final = 2.0
 _PROFILES: Final = ("threads", "threads.json")
-#: py-spy manages so many samples a second of most processes.
-_FASTEST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +227,8 @@ class Supervisor:
             TraceRefused: if this host does not allow it.
         """
         _check_seconds("cpu_profile", seconds)
-        if type(hertz) is not int or not 1 <= hertz <= _FASTEST:
-            raise InvalidCall(f"cpu_profile takes a rate (hertz) from 1 to {_FASTEST}, not {hertz!r}")
+        if type(hertz) is not int or not 1 <= hertz <= pyspy.FASTEST:
+            raise InvalidCall(f"cpu_profile takes a rate (hertz) from 1 to {pyspy.FASTEST}, not {hertz!r}")
         if native and nonblocking:
             raise InvalidCall("frames in C (native) can only be had from a process that is stopped, not nonblocking")
         if native or nonblocking is False:

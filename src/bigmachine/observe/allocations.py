@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 from bigmachine.observe.profile import Frame, Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from bigmachine.observe.heap import Census
 
 KINDS: Final = (("inuse_objects", "count"), ("inuse_space", "bytes"))
@@ -29,6 +31,9 @@ TRACE: Final = "BIGMACHINE_TRACEMALLOC"
 #: memray allows one tracker a process; the next one waits for its turn.
 _one_tracker = threading.Lock()
 _MOST_FRAMES: Final = 100
+#: Seconds for the names of functions; what is not named then has its file and line.
+_NAMING: Final = 1.0
+_TOP: Final = "<module>"
 
 
 def of_census(census: Census) -> Profile:
@@ -66,41 +71,60 @@ def of_tracemalloc() -> Profile:
         raise ValueError(f"tracemalloc does not run here: start machines with environ={{{TRACE!r}: '1'}}")
     profile = Profile(KINDS, began=time.time_ns(), period=1)
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
-    for statistic in snapshot.statistics("traceback"):
-        stack = tuple(
-            Frame(function_at(frame.filename, frame.lineno), frame.filename, frame.lineno)
-            for frame in statistic.traceback
-        )
+    statistics = snapshot.statistics("traceback")  # the largest first
+    named = _named(frame.filename for statistic in statistics for frame in statistic.traceback)
+    for statistic in statistics:
+        stack = tuple(_frame(frame.filename, frame.lineno, named) for frame in statistic.traceback)
         profile.add(stack, (statistic.count, statistic.size))
     profile.comments.append("allocated since the machine's start, and still there (tracemalloc)")
     return profile
 
 
-def function_at(file: str, line: int) -> str:
-    """Name the innermost function or class whose source has this line; `<module>` outside of all."""
-    best, smallest = "<module>", 1 << 60
-    for first, last, name in _functions(file):
-        if first <= line <= last and last - first <= smallest:
-            best, smallest = name, last - first
-    return best
+def _named(files: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read the names of functions in `files`, in their order, for as long as there is time.
+
+    tracemalloc knows files and lines only. While it runs, a parser, which allocates much, is slow, too.
+    """
+    end = time.monotonic() + _NAMING
+    named: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        if file not in named:
+            if time.monotonic() > end:
+                break
+            named[file] = functions_of(file)
+    return named
+
+
+def _frame(file: str, line: int, named: Mapping[str, tuple[str, ...]]) -> Frame:
+    names = named.get(file)
+    if names is None:
+        return Frame(f"[{os.path.basename(file)}]", file, line)
+    return Frame(names[line] if line < len(names) else _TOP, file, line)
 
 
 @lru_cache(maxsize=512)
-def _functions(file: str) -> tuple[tuple[int, int, str], ...]:
+def functions_of(file: str) -> tuple[str, ...]:
+    """Give, for each line of a source file (the first is 1), the innermost function or class that it is in."""
     try:
-        tree = ast.parse(Path(file).read_bytes())
+        source = Path(file).read_bytes()
+        tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError, RecursionError):  # "<string>", or gone, or no source
         return ()
-    found: list[tuple[int, int, str]] = []
+    names = [_TOP] * (source.count(b"\n") + 2)
     waiting: list[tuple[ast.AST, str]] = [(tree, "")]
     while waiting:
         node, prefix = waiting.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = prefix + node.name
-            found.append((node.lineno, node.end_lineno or node.lineno, name))
+            last = node.end_lineno or node.lineno
+            names[node.lineno : last + 1] = [name] * (last + 1 - node.lineno)  # what is inside overwrites it later
             prefix = f"{name}." if isinstance(node, ast.ClassDef) else f"{name}.<locals>."
-        waiting += [(child, prefix) for child in ast.iter_child_nodes(node)]
-    return tuple(found)
+        waiting += [(child, prefix) for child in ast.iter_child_nodes(node) if isinstance(child, _CONTAINERS)]
+    return tuple(names)
+
+
+#: What a function can be defined in; expressions, which are most of a tree, cannot have any (but lambdas).
+_CONTAINERS: Final = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
 def of_memray(seconds: float) -> Profile:
@@ -131,4 +155,4 @@ def of_memray(seconds: float) -> Profile:
     return profile
 
 
-__all__ = ["KINDS", "TRACE", "function_at", "of_census", "of_memray", "of_tracemalloc", "trace_if_asked"]
+__all__ = ["KINDS", "TRACE", "functions_of", "of_census", "of_memray", "of_tracemalloc", "trace_if_asked"]

@@ -126,11 +126,7 @@ def _drawn(row: int, left: float, width: float, frame: Frame, value: int, total:
     name = frame.function if len(frame.function) <= room else f"{frame.function[: room - 1]}…" if room > 3 else ""
     label = f'<text x="{left + 3:.1f}" y="{y + 13}">{escape(name)}</text>' if name else ""
     place = f'x="{left:.1f}" y="{y}" width="{max(0.1, width - 0.5):.1f}" height="{_ROW - 1}"'
-    return (
-        f"<g><title>{escape(said)}</title>"
-        f'<rect {place} fill="{_colour(frame)}"/>'
-        f"{label}</g>"
-    )
+    return f'<g><title>{escape(said)}</title><rect {place} fill="{_colour(frame)}"/>{label}</g>'
 
 
 def _colour(frame: Frame) -> str:

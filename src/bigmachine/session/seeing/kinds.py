@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
+from bigmachine.agent.pyspy import FASTEST
 from bigmachine.errors import InvalidCall
 
 #: Beyond the time that collecting takes by itself: for a machine to answer and its answer to travel.
@@ -85,6 +86,8 @@ def checked_options(kind: Kind, options: Mapping[str, object]) -> dict[str, obje
         if type(value) is not wanted and not is_switch:
             raise InvalidCall(f"{name}={value!r}: it has to be of type {wanted.__name__}")
         checked[name] = bool(value) if is_switch else value
+    if not 1 <= cast(int, checked.get("hertz", 1)) <= FASTEST:
+        raise InvalidCall(f"hertz={checked['hertz']}: it has to be from 1 to {FASTEST}")
     return checked
 
 
