@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image.manifest import File, Layer, Manifest
+from bigmachine.image.manifest import MARK, File, Layer, Manifest
 
-#: The file that says an image is whole, what it is called and which layers it has.
-MARK: Final = "bigmachine-image.json"
 _PTH: Final = "bigmachine.pth"
 _CACHE: Final = "__pycache__"
 #: Linux takes no more of a script's first line.

@@ -22,6 +22,9 @@ from typing import Any, Final, Literal, NamedTuple
 #: "foreign" is a distribution resolved for another platform.
 Kind = Literal["dist", "foreign", "patch", "tree", "interpreter"]
 
+#: The file in an image's directory that says that it is whole, what it is called and which layers it has.
+MARK: Final = "bigmachine-image.json"
+
 _VERSION: Final = b"bigmachine-layer-1\0"
 
 
@@ -146,4 +149,4 @@ class Manifest:
             raise ValueError(f"this is no manifest of an image: {error}") from error
 
 
-__all__ = ["File", "Kind", "Layer", "Manifest", "Platform", "layer_id"]
+__all__ = ["MARK", "File", "Kind", "Layer", "Manifest", "Platform", "layer_id"]

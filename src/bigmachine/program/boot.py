@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import json
 import os
 import sys
 import time
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bigmachine.agent.launch import LaunchSpec
-from bigmachine.agent.processes import MARK
+from bigmachine.agent.processes import MARK as PROCESS_MARK
+from bigmachine.errors import ImageError
+from bigmachine.image.manifest import MARK
 from bigmachine.trust.identity import Identity
 
 if TYPE_CHECKING:
@@ -89,6 +92,23 @@ def read(message: Message, channel: BlockingChannel) -> Boot:
     return _current
 
 
+def check_image(spec: LaunchSpec) -> None:
+    """See that this process runs in the image that it was told of, and in no other.
+
+    Raises:
+        ImageError: if not.
+    """
+    if not spec.root:
+        return
+    try:
+        with open(os.path.join(sys.prefix, MARK), "rb") as file:
+            digest = json.load(file)["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"exec: {sys.prefix} is no image of bigmachine ({error}): start the machine again") from error
+    if digest != spec.digest:
+        raise ImageError(f"exec: this is the image {digest[:12]}, and the machine was to run {spec.digest[:12]}")
+
+
 def apply(spec: LaunchSpec) -> None:
     """Make this process look as if the program had been started here, by its own command line.
 
@@ -98,7 +118,7 @@ def apply(spec: LaunchSpec) -> None:
     os.environ.clear()
     os.environ.update(spec.environ)
     os.environ["BIGMACHINE_MODE"] = "machine"
-    os.environ[MARK] = spec.machine_id
+    os.environ[PROCESS_MARK] = spec.machine_id
     time.tzset()
     sys.argv[:] = spec.argv
     # In an image the interpreter finds its packages by itself; the program's own folders stand before them.
@@ -112,4 +132,4 @@ def apply(spec: LaunchSpec) -> None:
     os.chdir(spec.cwd)
 
 
-__all__ = ["Boot", "Untimely", "apply", "current", "is_driver", "read", "rehearsing"]
+__all__ = ["Boot", "Untimely", "apply", "check_image", "current", "is_driver", "read", "rehearsing"]

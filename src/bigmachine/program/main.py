@@ -64,6 +64,7 @@ def _live(machine: Boot) -> int:
     channel, entry = machine.channel, machine.spec.entry
     name_process(f"bigm-{machine.spec.name}")
     try:
+        boot.check_image(machine.spec)
         boot.apply(machine.spec)
         _watch_if_asked()
         send_records(channel)
