@@ -2,6 +2,7 @@
 # make test   sets everything up and runs the tests; ARGS="-k wire" goes to pytest
 # make lint   ruff, strict mypy, pyright, layer contracts
 # make bench  every benchmark in one table; ARGS="--quick" takes two minutes
+# make fuzz   whatever reads what others send, for FUZZ seconds (60) a target; TARGETS="wire link" for some
 # make clean  removes what the other targets made
 #
 # Needed beforehand: python3 (3.11 or newer), git, make. Each target installs only what it uses; a stamp file a
@@ -13,13 +14,15 @@ BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
+FUZZ   ?= 60
+TARGETS ?= wire channel link errors control hello stage0 head listing frame
 
 # Byte code makes the second start of every machine faster; an environment that forbids it would be measured instead.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: pi test lint format bench clean
+.PHONY: pi test lint format bench fuzz clean
 .DELETE_ON_ERROR:
 
 pi: $(STAMPS)/core
@@ -42,6 +45,9 @@ format: $(STAMPS)/lint
 bench: $(STAMPS)/bench $(STAMPS)/test
 	$(BIN)/python benchmarks/table.py $(ARGS)
 
+fuzz: $(STAMPS)/test $(STAMPS)/fuzz
+	@for target in $(TARGETS); do echo "== $$target"; $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ) $(ARGS) || exit 1; done
+
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,6 +61,6 @@ $(STAMPS)/core: pyproject.toml
 	$(PIP) install --editable .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/test $(STAMPS)/lint $(STAMPS)/bench: $(STAMPS)/core
+$(STAMPS)/test $(STAMPS)/lint $(STAMPS)/bench $(STAMPS)/fuzz: $(STAMPS)/core
 	$(PIP) install --group $(@F)
 	@touch $@

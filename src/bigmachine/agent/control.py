@@ -100,7 +100,10 @@ class Decoder:
             self._dispose(self._batches.popleft())
 
     def _message(self, line: bytes) -> Message:
-        body = json.loads(line)
+        try:
+            body = json.loads(line)
+        except RecursionError:
+            raise ValueError(f"a control message is nested too deeply: {line[:80]!r}") from None
         if not isinstance(body, dict):
             raise ValueError(f"a control message must be a JSON object, not {line[:80]!r}")  # noqa: TRY004 (bad bytes)
         message = Message(body)

@@ -94,7 +94,7 @@ def open_pack(body: bytes) -> tuple[dict[str, Any], memoryview]:
         head = json.loads(bytes(content[_SIZE.size : _SIZE.size + size]))
         if not isinstance(head, dict):
             raise ValueError("its head is none")  # noqa: TRY004 (bad bytes, not a bad argument)
-    except (ValueError, struct.error) as error:
+    except (ValueError, RecursionError, struct.error) as error:
         raise ImageError(f"unpack: a pack cannot be read: {error}") from error
     return head, content[_SIZE.size + size :]
 

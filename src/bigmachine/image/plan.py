@@ -107,7 +107,11 @@ def check_listing(ident: str, listed: Iterable[File], *, has_schemes: bool) -> N
         ImageError: if not; the file is named.
     """
     listed = tuple(listed)
-    if layer_id(listed) != ident:
+    try:
+        is_named = layer_id(listed) == ident
+    except UnicodeEncodeError as error:
+        raise ImageError(f"listing: {error.object!r} cannot be a file's name") from error
+    if not is_named:
         raise ImageError(f"listing: the files of layer {ident[:12]} are not those that its name is made of")
     paths = {file.path for file in listed}
     folders: set[str] = set()
@@ -156,7 +160,10 @@ def unpack(data: bytes) -> Any:
     Raises:
         ValueError: if it is none, or too much.
     """
-    return json.loads(inflate(data, LIMIT).decode("utf-8", "surrogatepass"))
+    try:
+        return json.loads(inflate(data, LIMIT).decode("utf-8", "surrogatepass"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def inflate(data: bytes, limit: int) -> bytes:

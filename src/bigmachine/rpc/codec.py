@@ -10,6 +10,7 @@ Only what an authenticated peer sent is ever unpickled: the TLS handshake has ch
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
@@ -303,18 +304,23 @@ class Codec:
                 why = f"it cannot be unpickled here: {type(failure).__name__}: {failure}"
         if not isinstance(exc, Exception):
             exc = RemoteError(name, message, text, why)
-        if notes and not hasattr(exc, "__notes__"):
-            exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
-        if not flags & OURS:
+        if flags & OURS:
+            story, call = None, ""
+            exc.__cause__ = RemoteCause(text, self.machine) if text else exc.__cause__
+        # The error itself is worth more than what is told of it: a source that claims columns it cannot have, notes
+        # that are no list.
+        with contextlib.suppress(Exception):
             if story is not None:
                 self._retell(exc, story)
                 # What it followed there stays to be looked at; the text of the traceback tells of it, too.
                 exc.__context__ = exc.__cause__ or exc.__context__
+        if not flags & OURS:
             exc.__cause__ = RemoteTraceback(text, self.machine)
+        with contextlib.suppress(Exception):
+            if notes and not hasattr(exc, "__notes__"):
+                exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
             if call:
                 exc.add_note(f"(on machine {self.machine or '?'}, in the call {call})")
-        elif text:
-            exc.__cause__ = RemoteCause(text, self.machine)
         return exc
 
 

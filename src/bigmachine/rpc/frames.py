@@ -31,6 +31,8 @@ _MANY: Final = 10_000
 _SECRET: Final = re.compile(r"passw|passphrase|secret|token|credential|cookie|(api|private|auth)_?key", re.IGNORECASE)
 #: So many remote files' lines are kept for showing; the oldest go first.
 _MOST_FILES: Final = 512
+#: Lines further down in a file are not shown: each line before them takes a place in the list, whoever says so.
+_LAST_LINE: Final = 1_000_000
 
 _ELSEWHERE: Final = re.compile(r"<[^:<>]+:.*>", re.DOTALL)
 
@@ -153,6 +155,8 @@ _remembered: Final[deque[str]] = deque()
 
 def _remember(file: str, first: int, lines: tuple[str, ...]) -> None:
     """Let `linecache` show lines of a file that is not here; an entry without a time is never looked for on disk."""
+    if not 1 <= first <= _LAST_LINE:
+        return
     entry = linecache.cache.get(file)
     known: list[str] = list(entry[2]) if entry is not None and len(entry) == 4 else []
     known += ["\n"] * (first - 1 + len(lines) - len(known))

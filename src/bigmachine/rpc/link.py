@@ -419,10 +419,12 @@ class Link(Connector):
                     call.timer.cancel()
                 stats = methods.get(call.method) or self.statistics.of(call.method)
                 stats.count(now - call.sent_at, kind == ERROR, len(payload), call.size)
-                if kind == ERROR:
-                    call.fail(self.codec.load_error(payload, flags, call.name))
-                elif flags:
-                    self._special(call, flags, payload)
+                if kind == ERROR or flags:
+                    try:
+                        self._special(call, kind, flags, payload)
+                    except BaseException:
+                        pending[ident] = call  # the connection ends for it: that is what becomes of the call
+                        raise
                 else:
                     try:
                         value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
@@ -444,12 +446,14 @@ class Link(Connector):
         if len(payload) + sum(map(len, buffers or ())) > LARGE:
             self._open_bulk()
 
-    def _special(self, call: Call[Any], flags: int, payload: Buffer) -> None:
+    def _special(self, call: Call[Any], kind: int, flags: int, payload: Buffer) -> None:
+        if kind == ERROR:
+            call.fail(self.codec.load_error(payload, flags, call.name))
+            return
         if flags & OVERSIZED:
             call.fail(self.oversized(call.name, payload))
             return
-        kind = pickle.loads(payload)
-        call.finish(self.open_stream(call.ident, kind, f"{call.name} on {self.name}"))
+        call.finish(self.open_stream(call.ident, pickle.loads(payload), f"{call.name} on {self.name}"))
 
     def _unwanted(self, kind: int, flags: int, ident: int) -> None:
         if kind == RESULT and flags & STREAMED:

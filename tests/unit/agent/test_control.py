@@ -53,7 +53,7 @@ def test_messages_cut_anywhere_are_put_together() -> None:
         assert [message.body for message in got] == bodies
 
 
-@pytest.mark.parametrize("line", [b"[1]\n", b"nonsense\n", b'"text"\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize("line", [b"[1]\n", b"nonsense\n", b'"text"\n', b"\xff\xfe\n", b"[" * 9999 + b"\n"])
 def test_what_is_no_json_object_is_an_error(line: bytes) -> None:
     decoder = Decoder(os.close)
     decoder.feed(line)

@@ -123,6 +123,18 @@ def test_nothing_is_unpacked_beyond_its_limit() -> None:
         inflate(zstandard.compress(bytes(1000)), 999)
 
 
+def test_a_message_that_is_nested_too_deeply_is_refused() -> None:
+    import zstandard
+
+    with pytest.raises(ImageError, match="nested too deeply"):
+        decode_head(zstandard.compress(b"[" * 100_000))
+
+
+def test_a_name_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"cannot be a file's name"):
+        check_listing("0" * 64, (File("a\ud800", digest("x"), 1),), has_schemes=False)
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_head_are_refused_by_name(data: bytes) -> None:
     with pytest.raises(ImageError, match=r"^offer: "):

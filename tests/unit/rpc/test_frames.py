@@ -158,3 +158,19 @@ def _seconds(error: BaseException) -> float:
     began = time.perf_counter()
     over_there(error)
     return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0, 0), (1, 1, -5, -1), (2**31, 2**31, 0, 1), (2**70, 1, 1, 1), (5, 2, 9, 1)])
+def test_an_error_is_told_although_its_frames_claim_places_that_there_are_not(where: tuple[int, ...]) -> None:
+    story: tuple[object, ...] = [("a.py", "f", "f", where, 2**40, ("x = 1",), {})], [], None
+    told = pickle.dumps((pickle.dumps(KeyError("k")), "KeyError", "k", "its traceback", "", None, story))
+    error = CODEC.load_error(told, 0, "S.f")
+    assert isinstance(error, KeyError)
+    assert isinstance(error.__cause__, RemoteTraceback)
+
+
+def test_an_error_whose_notes_are_no_list_is_told_all_the_same() -> None:
+    error = KeyError("k")
+    error.__notes__ = ("a", "tuple")  # type: ignore[assignment]  # whoever does so anyway
+    told = pickle.dumps((pickle.dumps(error), "KeyError", "k", "its traceback", "", None, None))
+    assert isinstance(CODEC.load_error(told, 0, "S.f"), KeyError)

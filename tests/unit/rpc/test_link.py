@@ -27,7 +27,7 @@ from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.net import PeerGone
-from bigmachine.rpc.wire import LARGE
+from bigmachine.rpc.wire import ERROR, LARGE, RESULT, STREAMED, small_frame
 from tests.unit.rpc.ends import DRIVER, PATIENCE, Ends, memory, once_begun, until
 
 BIG = bytes(3 * LARGE)
@@ -667,6 +667,22 @@ def test_a_loop_that_ends_under_a_call_releases_its_caller(service: Service) -> 
         reactor.stop()
         assert isinstance(call.exception(PATIENCE), NetworkError)
         assert ends.call("S.echo", 1) == 1
+
+
+@pytest.mark.parametrize("kind", [RESULT, ERROR])
+def test_a_call_whose_outcome_cannot_be_understood_ends_with_its_connection(ends: Ends, kind: int) -> None:
+    call = ends.submit("S.hold")
+    settle(ends)
+    ends.on_link(lambda: _receive(ends, small_frame(kind, STREAMED, call.ident, b"no")))
+    with pytest.raises(NetworkError, match="could not be understood"):
+        call.result(PATIENCE)
+    assert ends.call("S.echo", 1) == 1
+
+
+def _receive(ends: Ends, frame: bytes) -> None:
+    assert ends.link.main is not None
+    ends.link.main.get_buffer(-1)[: len(frame)] = frame
+    ends.link.main.buffer_updated(len(frame))
 
 
 # --- statistics
