@@ -15,7 +15,9 @@ from bigmachine.observe.profile import Frame, Profile, Stack, service_of
 
 KINDS: Final = (("goroutine", "count"),)
 #: Names that asyncio and threading make up say nothing, and would keep equal stacks apart.
-_MADE_UP: Final = re.compile(r"Task-\d+|Thread-\d+( \(.*\))?|asyncio_\d+|ThreadPoolExecutor-\d+_\d+|bigmachine-\d+")
+_MADE_UP: Final = re.compile(
+    r"Task-\d+|Thread-\d+( \(.*\))?|asyncio_\d+|ThreadPoolExecutor-\d+_\d+|bigmachine(-call)?-\d+"
+)
 
 
 @dataclass(frozen=True, slots=True)
