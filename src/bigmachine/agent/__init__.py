@@ -11,7 +11,7 @@ driver is gone it kills all of them. From the bottom up:
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
   `shortage` (what a machine held), `tcp` (the front door), `tether`, `run`, `main`
 
-Importing this package loads none of that: the agent's own start goes through here, and starts the zygote first.
+Importing this package loads none of that: the agent's own start goes through here, and forks the undertaker first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command lines of the agent, and of the processes that it starts: the zygote and spawned programs.
+"""The command lines of the agent, and of programs that it spawns.
 
 `-c` and a path prepended, rather than `-m`: the child must find the same library as the agent did, also where that is
 not installed, and nothing that lies in the current directory. Nothing secret is in here; that comes by the control
@@ -30,23 +30,26 @@ def agent_command(
 ) -> list[str]:
     """Give the command of an agent, to be started by a driver whose module search path is `sys_path`.
 
-    Isolated and without `site` (-I -S): neither the environment nor the user's .pth files can change an agent, and it
-    starts 2 to 28 ms earlier.
+    `interpreter`: the command that starts a Python for programs (default: one equal to this). The agent is started by
+    it, too, and forks the zygote, which imports `preload`, as soon as it has imported what both need: a second
+    interpreter would take 60 ms of computing and 8 MiB. An empty list: no zygote. The agent is then isolated and
+    without `site` (-I -S), out of reach of the environment and the user's .pth files; its interpreter is `python`
+    (default: this one). `inherited`: on a host of its own, where stage 0 becomes the agent, the descriptors of the
+    listening socket and of the orders.
 
-    `python`: the agent's interpreter (default: this one). `interpreter`: the command that starts a Python for programs
-    (default: one equal to this); it is known before the orders come, so that the zygote, which imports `preload`, is
-    ready when they do. An empty list: no zygote. `inherited`: on a host of its own, where stage 0 becomes the agent,
-    the descriptors of the listening socket and of the orders.
+    Whoever starts it should put `undertaker.AGENT_MARK` with a fresh value into its environment; an agent that lacks
+    it puts it there itself, and starts once more.
     """
-    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode and inherited is None else [])]
     if interpreter is None:
         interpreter = _own_interpreter()
+    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode and inherited is None else [])]
+    command = interpreter or [python or sys.executable, *flags]
     orders = json.dumps({"interpreter": interpreter, "sys_path": sys_path, "preload": preload, "inherited": inherited})
-    return [python or sys.executable, *flags, "-c", _CODE.format(module="agent.main"), json.dumps(sys_path), orders]
+    return [*command, "-c", _CODE.format(module="agent.main"), json.dumps(sys_path), orders]
 
 
 def _own_interpreter() -> list[str]:
-    from bigmachine.errors import ImageError  # in the driver only: an agent comes by here before its zygote starts
+    from bigmachine.errors import ImageError  # in the driver only: an agent does not need these
     from bigmachine.image import interpreter_args
 
     try:
@@ -55,16 +58,10 @@ def _own_interpreter() -> list[str]:
         return []  # it will be said of the machines, if they have no other
 
 
-def zygote_command(interpreter: list[str], sys_path: list[str], agent_pid: int, preload: list[str]) -> list[str]:
-    """Give the command of a zygote."""
-    orders = json.dumps({"parent": agent_pid, "preload": preload, "sys_path": sys_path})
-    return [*interpreter, "-c", _CODE.format(module="program.zygote"), json.dumps(sys_path), orders]
-
-
 def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int, files: int) -> list[str]:
     """Give the command of a program that starts by itself. `files`: its limit on open files, as the driver's is."""
     orders = json.dumps({"parent": agent_pid, "files": files})
     return [*interpreter, "-c", _CODE.format(module="program.main"), json.dumps(sys_path), orders]
 
 
-__all__ = ["CONTROL_FD", "agent_command", "program_command", "zygote_command"]
+__all__ = ["CONTROL_FD", "agent_command", "program_command"]

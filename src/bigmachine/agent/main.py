@@ -1,48 +1,80 @@
 """The agent's process, from its start to its end.
 
-The order matters for the time to the first machine. The command line holds nothing secret, but all that the zygote
-needs; so that is started first, before anything heavy is imported, and imports while the agent does, on another
-processor. Then the agent imports the rest, and only then it reads its orders: the driver is busy meanwhile, making
-its certificate authority.
+One interpreter becomes three processes. At once it forks the undertaker, which needs next to nothing. It imports what
+agent and machines have in common (asyncio, ssl, rpc), and then, while it has one thread and nothing running, forks the
+zygote; that imports what machines need besides, and the agent what it needs itself. Only then it reads its orders: the
+driver is busy meanwhile, making its certificate authority.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import sys
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.agent.undertaker import AGENT_MARK, Undertaker
-from bigmachine.agent.zygote import Zygote
+
+if TYPE_CHECKING:
+    import socket
+
+    from bigmachine.agent.zygote import Zygote
+
+#: What the agent and machines need.
+_SHARED: Final = ("ssl", "bigmachine.agent.zygote", "bigmachine.agent.loop_channel", "bigmachine.agent.supervisor")
 
 
 def main(options: dict[str, Any]) -> None:
     """Be an agent: read the orders from standard input, say the port on standard output, serve until the end."""
     with contextlib.suppress(PermissionError):  # whoever started us saw to it
         os.setsid()  # a Ctrl-C on the driver's terminal is the driver's business
-    for descriptor in options.get("inherited") or ():
+    inherited = options.get("inherited")
+    if AGENT_MARK not in os.environ:
+        _start_again()
+    for descriptor in inherited or ():
         os.set_inheritable(descriptor, False)  # it is ours, and none of what we start
-    os.environ[AGENT_MARK] = os.urandom(8).hex()  # what is forked off the zygote is found by it
-    zygote = _start_zygote(options)
-    undertaker = Undertaker.engage() if sys.platform.startswith("linux") else None
+    sys.path[:] = filter(None, sys.path)  # nothing of the current directory
+    is_linux = sys.platform.startswith("linux")
+    undertaker = Undertaker.engage() if is_linux else None
     gc.disable()  # it would run 50 times during the imports, find nothing, and take 8 % of their time
+    # The program's interpreter may have been told to make errors of warnings, which concern the program.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in _SHARED:
+            importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("aiofastnet")
+    gc.freeze()  # what is here now is looked at by no collection in any of the processes
+    # Frameworks of macOS do not survive a fork.
+    zygote = _fork_zygote(options) if options["interpreter"] and is_linux else None
+    warnings.simplefilter("ignore")
 
-    from bigmachine.agent.run import run  # the rest: asyncio, ssl, rpc
+    from bigmachine.agent.run import run  # the rest
 
     gc.freeze()
     gc.enable()
-    run(zygote, undertaker, options.get("inherited"))
+    run(zygote, undertaker, inherited)
 
 
-def _start_zygote(options: dict[str, Any]) -> Zygote | None:
-    if not options["interpreter"] or not sys.platform.startswith("linux"):
-        return None  # frameworks of macOS do not survive a fork
-    try:
-        return Zygote.start(options["interpreter"], options["sys_path"], options["preload"])
-    except OSError:
-        return None  # spawning will say what is wrong with the interpreter, to whom it concerns
+def _start_again() -> None:
+    """Begin anew with the mark, which only counts in what a process is started with; the same process goes on."""
+    environ = os.environ | {AGENT_MARK: os.urandom(8).hex()}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 (no shell is wanted)
+
+
+def _fork_zygote(options: dict[str, Any]) -> Zygote:
+    def become(sock: socket.socket) -> NoReturn:
+        # Two floors up, and nothing that the agent needs.
+        importlib.import_module("bigmachine.program.zygote").be_zygote(sock, agent, options["preload"])
+        os._exit(1)  # not reached
+
+    from bigmachine.agent.zygote import Zygote
+
+    agent = os.getpid()
+    return Zygote.fork_off(become, options["interpreter"])
 
 
 __all__ = ["main"]

@@ -59,7 +59,8 @@ def run(zygote: Zygote | None, undertaker: Undertaker | None, inherited: Sequenc
         orders = Bootstrap.read(0) if inherited is None else Bootstrap.read_all(inherited[1])
         listening = None if inherited is None else socket.socket(fileno=inherited[0])
         if orders is not None:  # else the driver ended before it had said anything
-            asyncio.run(_serve(orders, zygote, undertaker, listening))
+            # Not by the flags of the program's interpreter, which this is, too.
+            asyncio.run(_serve(orders, zygote, undertaker, listening), debug=False)
     except Exception:  # noqa: BLE001 (the edge of the process)
         _log.exception("the agent failed, and ends with its machines")
     finally:

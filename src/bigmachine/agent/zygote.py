@@ -1,9 +1,9 @@
 """The agent's side of the zygote: a process that has imported what machines need, and forks one on request.
 
-It is started before the agent imports asyncio, so that the two import at the same time; hence nothing heavy is
-imported here, and the loop comes later (`attach`). A request is a message with three files (control, stdout, stderr);
-the answer is the pid of a machine that has become the agent's own child, or why it was refused. A zygote that does not
-answer is killed and not used again: machines are spawned from then on.
+It is forked off the agent itself, while that has nothing but modules; the loop comes later (`attach`). A request is a
+message with three files (control, stdout, stderr); the answer is the pid of a machine that has become the agent's own
+child, or why it was refused. A zygote that does not answer is killed and not used again: machines are spawned from then
+on.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import os
 import signal
 import socket
 import time
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.commands import CONTROL_FD, zygote_command
+from bigmachine.agent.processes import threads
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn
 
     from bigmachine.agent.control import Message
     from bigmachine.agent.loop_channel import LoopChannel
@@ -35,9 +37,11 @@ class ForkRefused(Exception):
 
 
 class Zygote:
-    """A zygote's process. `environ` is what it was started with."""
+    """A zygote's process. `interpreter` runs it, `environ` is what that was started with."""
 
-    def __init__(self, pid: int, sock: socket.socket, interpreter: list[str], environ: dict[str, str]) -> None:
+    def __init__(
+        self, pid: int, sock: socket.socket, interpreter: list[str], environ: dict[str, str], why_not: str = ""
+    ) -> None:
         self.pid = pid
         self.interpreter = interpreter
         self.environ = environ
@@ -45,33 +49,29 @@ class Zygote:
         self._channel: LoopChannel | None = None
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._why_not = ""
+        self._why_not = why_not
 
     @classmethod
-    def start(cls, interpreter: list[str], sys_path: list[str], preload: list[str]) -> Zygote:
-        """Start the process.
+    def fork_off(cls, become: Callable[[socket.socket], NoReturn], interpreter: list[str]) -> Zygote:
+        """Fork it off this process, which `interpreter` runs; there, call `become` with its end of the channel.
 
-        Raises:
-            OSError: if the interpreter cannot be started.
+        Where that cannot be, what this gives can fork nothing, and says why (`why_not`).
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environ = dict(os.environ)
+        why_not, pid = "", 0
         with theirs:
-            try:
-                pid = os.posix_spawnp(
-                    interpreter[0],
-                    zygote_command(interpreter, sys_path, os.getpid(), preload),
-                    environ,
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), CONTROL_FD),
-                        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                        (os.POSIX_SPAWN_DUP2, 2, 1),  # the agent's own stdout is for its driver
-                    ],
-                )
-            except OSError:
-                ours.close()
-                raise
-        return cls(pid, ours, interpreter, environ)
+            if (count := threads()) != 1:
+                why_not = f"the agent began with {count} threads, and a fork might hang: does a .pth file start one?"
+            else:
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    why_not = f"the zygote could not be forked: {error}"
+                if pid == 0 and not why_not:
+                    _begin(become, ours, theirs)
+        if why_not:
+            ours.close()
+        return cls(pid, ours, interpreter, dict(os.environ), why_not)
 
     def sprout(self, orders: Mapping[str, object]) -> Zygote:
         """Fork another zygote off this one, that does what `orders` say (see `program.preload`) before it forks.
@@ -102,6 +102,8 @@ class Zygote:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to talk to it."""
+        if self._why_not:
+            return
         from bigmachine.agent.loop_channel import LoopChannel
 
         self._loop = loop
@@ -176,6 +178,17 @@ class Zygote:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(ForkRefused(why))
+
+
+def _begin(become: Callable[[socket.socket], NoReturn], ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    """Be the child, and never come back to where the agent goes on."""
+    try:
+        ours.close()
+        become(theirs)
+    except BaseException:  # noqa: BLE001 (the edge of the process)
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def _resolve(future: asyncio.Future[int], pid: int) -> None:

@@ -27,6 +27,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from bigmachine.agent.processes import threads
 from bigmachine.program import boot
 
 if TYPE_CHECKING:
@@ -153,14 +154,6 @@ def _look_for_traces(files: Iterable[int]) -> None:
         raise Unfit(f"one of its modules starts threads of its own at import: {count - 1}")
 
 
-def threads() -> int:
-    """Count this process's threads, those that Python does not know included."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
-
-
 def _open_files() -> set[int]:
     # The one that lists them is closed again, and its number may be that of a file that stays.
     return {number for number in map(int, os.listdir("/proc/self/fd")) if _target(number)}
@@ -181,4 +174,4 @@ def _stamp(file: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-__all__ = ["NOT_TO_FORK", "Loaded", "Unfit", "load", "threads"]
+__all__ = ["NOT_TO_FORK", "Loaded", "Unfit", "load"]

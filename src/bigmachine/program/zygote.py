@@ -5,7 +5,7 @@ seconds). It is safe only under these rules, each of which stands for a hang or 
 reproduced:
 
 - This is a process of its own, never the driver: it has imported, and never run anything. No event loop, no thread
-  pool, no connection.
+  pool, no connection. It is itself forked off the agent, before that has any of these.
 - It has one thread. Any lock that another thread held at the fork would stay locked for ever. This is asserted before
   each fork, and if a preloaded module has started a thread there is no fork at all.
 - The child gets new seeds. CPython sees to `random` and `ssl`; NumPy's global generator is reseeded here; generators
@@ -27,13 +27,12 @@ import signal
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from bigmachine.agent.commands import CONTROL_FD
 from bigmachine.agent.control import BlockingChannel
 from bigmachine.agent.prctl import die_with, name_process
+from bigmachine.agent.processes import threads
 from bigmachine.program import preload
-from bigmachine.program.preload import threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,17 +40,8 @@ if TYPE_CHECKING:
     from bigmachine.agent.control import Message
     from bigmachine.program.preload import Loaded
 
-#: What every machine will import anyway.
-_OURS: Final = (
-    "asyncio",
-    "uvloop",
-    "aiofastnet",
-    "bigmachine.rpc",
-    "bigmachine.program.main",
-    "bigmachine.program.serving",
-    "bigmachine.session.session",
-)
-
+#: What every machine will import anyway, beyond what the agent has.
+_OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", "bigmachine.session.session")
 
 #: How many files come with a request: a zygote's channel; control, stdout and stderr of a machine.
 _FILES: Final = {"sprout": 1, "fork": 3}
@@ -61,17 +51,26 @@ class _Refused(Exception):
     """Private to this file: why there is no fork."""
 
 
-def main(orders: dict[str, Any]) -> NoReturn:
-    """Be a zygote: import, then fork until the agent is gone."""
+def be_zygote(sock: socket.socket, agent: int, names: Sequence[str]) -> NoReturn:
+    """Be a zygote, in a fresh fork of the agent: import, then fork for whom asks on `sock`, until the agent is gone."""
+    try:
+        _be_zygote(sock, agent, names)
+    finally:
+        os._exit(0)
+
+
+def _be_zygote(sock: socket.socket, agent: int, names: Sequence[str]) -> None:
     # Nothing is collected here: during imports there is nothing to find (it takes 8 % of their time), and later a
     # collection would write to, and so copy, every page with an object that is shared with the machines.
     gc.disable()
-    agent = int(orders["parent"])
     die_with(agent)
     name_process("bigm-zygote")
-    sys.path[:] = orders["sys_path"]
-    channel = BlockingChannel(socket.socket(fileno=CONTROL_FD))
-    for name in (*_OURS, *orders["preload"]):
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # the agent's own stdout is for its driver
+    _close_others((0, 1, 2, sock.fileno()))
+    channel = BlockingChannel(sock)
+    for name in (*_OURS, *names):
         # A module that is missing or fails here will do so in the program, where its error belongs.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -80,7 +79,6 @@ def main(orders: dict[str, Any]) -> NoReturn:
     gc.freeze()  # what is here now is looked at by no collection in a machine, either
     with contextlib.suppress(OSError):
         _serve(channel, agent, None)
-    os._exit(0)
 
 
 def _serve(channel: BlockingChannel, agent: int, loaded: Loaded | None) -> None:
@@ -199,4 +197,4 @@ def _close(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-__all__ = ["main"]
+__all__ = ["be_zygote"]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 
 from bigmachine.agent import Bootstrap, Clocks, agent_command
+from bigmachine.agent.undertaker import AGENT_MARK
 from bigmachine.errors import ProvisionError
 from bigmachine.image import interpreter_args
 from bigmachine.system import Keepalive, Launched, System, Ticket
@@ -121,6 +122,7 @@ class _AgentProcess:
                 bufsize=0,
                 start_new_session=True,
                 cwd="/",
+                env=os.environ | {AGENT_MARK: secrets.token_hex(8)},
             )
         except OSError as exc:
             raise ProvisionError(f"the agent's process could not be started ({sys.executable}): {exc}") from exc
