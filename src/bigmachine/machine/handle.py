@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from sys import modules
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from bigmachine.errors import (
@@ -28,10 +29,12 @@ from bigmachine.machine.retry import has_stream, retry
 from bigmachine.machine.routes import Address
 from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
 from bigmachine.rpc.direct import ELSEWHERE
+from bigmachine.rpc.names import TRACING_API as API
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
     from bigmachine.rpc import MethodSnapshot
+    from bigmachine.rpc.spans import CallSpan
 
 _log = logging.getLogger("bigmachine")
 P = ParamSpec("P")
@@ -167,11 +170,13 @@ class Machine:
         """
         self._refuse_on_loop("call")
         name = name_of(method)
-        if not name.startswith("Supervisor."):
+        if name.startswith("Supervisor.") or (API in modules and self._is_traced()):
+            call = self._submit(name, args, kwargs)
+        else:
             outcome = self._program.call_directly(name, args, kwargs)
             if outcome is not ELSEWHERE:
                 return outcome
-        call = self._submit(name, args, kwargs)
+            call = self._submit(name, args, kwargs)
         try:
             return call.result()
         except BaseException:
@@ -235,11 +240,24 @@ class Machine:
                 raise _copy_of(self._life.error)
             if name.startswith("Supervisor."):
                 return self._supervise(name, args, kwargs)
+            if API in modules and (span := self._span(name, kwargs)) is not None:
+                return span.follow(self._program.submit(name, args, span.kwargs, key=key))
             return self._program.submit(name, args, kwargs, key=key)
         except BigmachineError as exc:
             call: Call[Any] = Call(0, str(method))
             call.fail(exc)
             return call
+
+    def _is_traced(self) -> bool:
+        """Tell whether spans are recorded of calls that begin here."""
+        from bigmachine.rpc import spans
+
+        return spans.are_recorded()
+
+    def _span(self, name: str, kwargs: dict[str, Any]) -> CallSpan | None:
+        from bigmachine.rpc import spans
+
+        return spans.begin(name, self.address, kwargs)
 
     def _rest(self, seconds: float) -> None:
         """Pause between two attempts, but not beyond the machine's end."""

@@ -204,14 +204,14 @@ def _frame(text: str) -> Frame:
 
 
 #: Where the library calls a method: the frames right inside of these are the services' own.
-_CALLERS: Final = ("bigmachine/rpc/runs.py", "bigmachine/rpc/outgoing.py")
+_CALLERS: Final = ("bigmachine/rpc/runs.py", "bigmachine/rpc/outgoing.py", "bigmachine/rpc/spans.py")
 _LIBRARY: Final = "bigmachine/rpc/"
 
 
 def service_of(stack: Stack) -> str:
     """Name the class of the service whose method runs on a stack; "" if none does.
 
-    It is read from the stack alone: a method is called by one of two modules of ours, and its qualified name begins
+    It is read from the stack alone: a method is called by one of a few modules of ours, and its qualified name begins
     with its class. A decorator's wrapper has no class, so the frame inside of it counts.
     """
     was_ours = False

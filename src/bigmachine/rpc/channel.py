@@ -11,6 +11,7 @@ from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall,
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.names import TRACE_KEYWORD
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
@@ -113,7 +114,7 @@ class Channel(Lanes):
         if (stream := self.parked.pop(ident, None)) is not None:
             stream.start()
 
-    def _call(
+    def _call(  # noqa: C901 (hot: no call more)
         self,
         flags: int,
         ident: int,
@@ -150,6 +151,10 @@ class Channel(Lanes):
                 self._count_refused(self.server.table.find(name).name, size)
             self._refuse(ident, exc)
             return
+        if kwargs and TRACE_KEYWORD in kwargs:
+            from bigmachine.rpc.spans import traced  # only where a caller traces
+
+            method = traced(method, kwargs.pop(TRACE_KEYWORD))
         run = FramedRun(self, ident, method, args, kwargs, timeout)
         run.fed_by = fed_by
         run.size = size

@@ -11,6 +11,11 @@ from collections.abc import Callable
 
 from bigmachine.errors import InvalidCall
 
+#: The module whose presence tells that the program may want spans of its calls: see `spans`.
+TRACING_API = "opentelemetry.trace"
+#: The keyword by which the context of a span travels with a call: no function can have a parameter of this name.
+TRACE_KEYWORD = "bigmachine:trace"
+
 
 def name_of(method: str | Callable[..., object]) -> str:
     """Return how a method is named on the wire.
