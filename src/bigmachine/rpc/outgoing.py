@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bigmachine.rpc.buffers import FreeList
@@ -24,7 +25,7 @@ from bigmachine.rpc.wire import AS_BYTES, END, ITEM, head, size_of, small_frame
 
 _log = logging.getLogger("bigmachine.rpc")
 #: Files whose `readinto` is known; a class of somebody else's may have overridden `read` alone.
-_FILES = frozenset((io.BytesIO, io.FileIO, io.BufferedReader, io.BufferedRandom, io.BufferedRWPair))
+_FILES = frozenset((io.FileIO, io.BufferedReader, io.BufferedRandom, io.BufferedRWPair))
 
 
 class Outgoing:
@@ -99,22 +100,29 @@ class Outgoing:
             post(self._end, None) if has_ended else post(self._park)
 
     def _send_bytes(self, post: Callable[..., None]) -> bool:
-        source = self._source
-        read_into = _read_into(source)
-        read = _read(source)
+        read = self._reader_of(self._source)
         while self._may_send():
-            if read_into is not None:
-                # Into memory that earlier pieces have left: fresh memory for each would cost half the throughput.
-                memory = self._memory.take(PIECE)
-                piece: bytes | memoryview = memoryview(memory)[: read_into(memory) or 0]
-                del memory
-            else:
-                piece = read(PIECE)
+            piece = read(PIECE)
             if not piece:
                 return True
             post(self._send, self._count(_piece(self.ident, piece)))
             del piece
         return False
+
+    def _reader_of(self, source: Any) -> Callable[[int], bytes | memoryview]:
+        """Return how a file gives what is there now, copied as little as can be."""
+        if type(source) is io.BytesIO:
+            return partial(_lent, source)
+        read_into = _read_into(source)
+        if read_into is None:
+            return _read(source)
+
+        def read(size: int) -> memoryview:
+            # Into memory that earlier pieces have left: fresh memory for each would cost half the throughput.
+            _, memory = self._memory.take(size)
+            return memory[: read_into(memory) or 0]
+
+        return read
 
     def _send_items(self, post: Callable[..., None]) -> bool:
         codec, ident, what = self.carrier.codec, self.ident, self.what
@@ -292,7 +300,15 @@ def _depth(kind: type, name: str) -> int:
     return next((depth for depth, base in enumerate(kind.__mro__) if name in vars(base)), -1)
 
 
-def _read_into(source: Any) -> Callable[[bytearray], int | None] | None:
+def _lent(source: io.BytesIO, size: int) -> memoryview:
+    """Read on without a copy: the file shares its contents until somebody writes to it, who then gets others."""
+    at = source.tell()
+    piece = memoryview(source.getvalue())[at : at + size]
+    source.seek(at + len(piece))
+    return piece
+
+
+def _read_into(source: Any) -> Callable[[memoryview], int | None] | None:
     """Return how a file's bytes are put into given memory; None for what only promises `read`."""
     if type(source) not in _FILES:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import pickle
 import resource
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bigmachine.rpc import buffers
 from bigmachine.rpc.buffers import Recycler, allocate
 
 
@@ -62,6 +65,11 @@ def test_memory_outlives_its_view() -> None:
     assert memory == b"a" * 10_000
 
 
+def bytes_of(memory: bytes | bytearray) -> bytes:
+    assert type(memory) is bytes
+    return memory
+
+
 class TestRecycler:
     """Memory that nobody holds any more is given again; what is held never is."""
 
@@ -108,27 +116,74 @@ class TestRecycler:
         recycler.allocate(self.SIZE, False)
         assert len(recycler.allocate(self.SIZE + 1, False)[0]) == self.SIZE + 1
 
-    def test_bytes_are_always_new(self) -> None:
+    def test_bytes_that_nobody_holds_are_given_again_and_have_the_hash_of_their_new_contents(self) -> None:
         recycler, _ = self.make()
-        first, _ = recycler.allocate(self.SIZE, True)
-        second, _ = recycler.allocate(self.SIZE, True)
-        assert isinstance(second, bytes)
-        assert first is not second
+        memory, view = recycler.allocate(self.SIZE, True)
+        view[:] = b"a" * self.SIZE
+        first, before = id(memory), hash(memory)
+        del memory, view
+        again, view = recycler.allocate(self.SIZE, True)
+        view[:] = b"b" * self.SIZE
+        assert type(again) is bytes
+        assert id(again) == first
+        assert again == b"b" * self.SIZE
+        assert hash(again) == hash(b"b" * self.SIZE) != before
+
+    @pytest.mark.parametrize(
+        "hold",
+        [
+            lambda memory: memory,
+            memoryview,
+            lambda memory: np.frombuffer(memory, np.uint8),
+            lambda memory: {memory: 1},
+            ctypes.c_char_p,
+            pickle.PickleBuffer,
+        ],
+    )
+    def test_bytes_that_anybody_holds_never_change(self, hold: Callable[[bytes], object]) -> None:
+        recycler, _ = self.make()
+        memory, view = recycler.allocate(self.SIZE, True)
+        view[:] = b"a" * self.SIZE
+        held = hold(bytes_of(memory))
+        first = id(memory)
+        del memory, view
+        other, view = recycler.allocate(self.SIZE, True)
+        view[:] = b"b" * self.SIZE
+        assert id(other) != first
+        assert held is not None
+
+    def test_bytes_whose_view_is_still_written_to_are_not_given_again(self) -> None:
+        recycler, _ = self.make()
+        memory, view = recycler.allocate(self.SIZE, True)
+        first = id(memory)
+        del memory
+        assert id(recycler.allocate(self.SIZE, True)[0]) != first
+        assert view is not None
+
+    def test_bytes_are_new_where_their_hash_lies_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(buffers, "_knows_hash", lambda: False)
+        recycler, _ = self.make()
+        memory, _ = recycler.allocate(self.SIZE, True)
+        del memory
+        assert not recycler._lists[True].kept
 
     def test_what_is_not_used_is_let_go(self) -> None:
         recycler, looks = self.make()
         recycler.allocate(self.SIZE, False)
+        recycler.allocate(self.SIZE, True)
         looks.pop()()  # it was used a moment ago
-        assert len(recycler._list.kept) == 1
+        assert [len(free.kept) for free in recycler._lists] == [1, 1]
         looks.pop()()
-        assert not recycler._list.kept
+        assert [len(free.kept) for free in recycler._lists] == [0, 0]
         assert not looks
 
     def test_what_is_kept_is_bounded(self) -> None:
         recycler, _ = self.make()
         held = [recycler.allocate(100 * 2**20 + n, False)[0] for n in range(4)]
-        assert sum(map(len, recycler._list.kept)) <= 256 * 2**20
+        assert sum(map(len, recycler._lists[False].kept)) <= 256 * 2**20
         assert len(held) == 4
+        held = [recycler.allocate(2**18, False)[0] for _ in range(100)]
+        assert len(recycler._lists[False].kept) <= 64
 
 
 def test_a_view_of_unfilled_bytes_keeps_their_memory() -> None:

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bigmachine.rpc.context import deadline, get_deadline
 from bigmachine.rpc.outgoing import Outgoing
-from bigmachine.rpc.streamed import BYTES, ITEMS, WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import END, ITEM, small_frame
 from tests.unit.rpc.stream_host import Host
 
@@ -217,3 +218,24 @@ def test_a_generator_sets_and_resets_a_deadline_although_each_of_its_turns_is_in
             outgoing.credit(100_000, 2)
     assert seen == [True, False]
     assert len(host.sent[-1]) == len(small_frame(END, 0, 1))  # without an error
+
+
+def test_a_file_in_memory_is_sent_from_where_it_is_and_what_is_written_later_comes_later() -> None:
+    host = Host()
+    data = bytes(PIECE) * 2
+    file = io.BytesIO(data)
+    file.seek(10)
+    outgoing = Outgoing(host, 1, file, BYTES, "file")
+    outgoing._granted_bytes = 1  # one piece
+    outgoing.start()
+    host.run_jobs()
+    (_, piece) = host.sent.pop()
+    assert np.shares_memory(np.frombuffer(piece, np.uint8), np.frombuffer(data, np.uint8))
+    assert file.tell() == 10 + len(piece) == 10 + PIECE
+    file.getbuffer()[:] = b"x" * len(data)
+    assert piece == bytes(PIECE)
+    outgoing.credit(3 * PIECE, 2)
+    host.run_jobs()
+    assert host.sent[0][1] == b"x" * (PIECE - 10)
+    assert host.kinds() == [ITEM, END]
+    assert file.closed
