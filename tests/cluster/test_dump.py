@@ -105,7 +105,9 @@ def test_a_dump_holds_all_that_is_known(session: Session, tmp_path: Path) -> Non
     status = json.loads(files["status.json"])
     assert status["session"] == "shops"
     assert [machine["state"] for machine in status["machines"]] == ["RUNNING", "RUNNING"]
-    assert json.loads(files["vars.json"])["_sum"]["sold"] >= 6
+    numbers = json.loads(files["vars.json"])
+    assert numbers["_sum"]["sold"] >= 6
+    assert numbers["driver"]["process.connections"] >= 2
     assert files["logs/m1.txt"].startswith(b"sold 3\n")
     assert b"m1:\n" in files["stacks.txt"]
     assert b"driver:\n" in files["stacks.txt"]

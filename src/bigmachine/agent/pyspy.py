@@ -28,6 +28,8 @@ _RATE: Final = 100
 FASTEST: Final = 1000
 #: Beyond the time that it was asked to take.
 _PATIENCE: Final = 10.0
+#: So many bytes of stacks are told; a program that recurses deeply in many ways makes more.
+_MOST: Final = 32 * 1024 * 1024
 #: For a process that is about to be killed.
 _HASTE: Final = 2.0
 
@@ -67,7 +69,21 @@ async def record(reaper: Reaper, pid: int, seconds: float, sampling: Sampling | 
     whole = max(1, round(seconds))  # py-spy takes whole seconds
     options = ["record", "--pid", str(pid), "--duration", str(whole), "--format", "raw"]
     options += (sampling or Sampling()).options()
-    return await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
+    return shortened(
+        await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
+    )
+
+
+def shortened(folded: bytes, most: int = _MOST) -> bytes:
+    """Cut folded stacks that have more than `most` bytes: the samples of the rest are counted under one frame."""
+    if len(folded) <= most:
+        return folded
+    from bigmachine.observe.profile import TRUNCATED
+
+    kept, _, rest = folded[:most].rpartition(b"\n")
+    counts = (line.rpartition(b" ")[2] for line in (rest + folded[most:]).splitlines())
+    lost = sum(int(count) for count in counts if count.isdigit())
+    return b"%s\n%s %d\n" % (kept, TRUNCATED.function.encode(), lost)
 
 
 async def dump(reaper: Reaper, pid: int) -> bytes:
@@ -172,4 +188,5 @@ __all__ = [
     "holds_interpreter",
     "program",
     "record",
+    "shortened",
 ]

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Generator
 
 import pytest
 
+from bigmachine.agent.pyspy import shortened
 from bigmachine.observe import walker
-from bigmachine.observe.profile import Frame
+from bigmachine.observe.profile import TRUNCATED, Frame, from_folded
 from bigmachine.observe.stacks import Standing, as_groups, as_profile, as_text, from_py_spy
 
 
@@ -141,3 +142,11 @@ def test_what_py_spy_saw_is_read() -> None:
     for broken in (b"", b"{}x", b'[{"frames": 3}]', b"[3]"):
         with pytest.raises(ValueError, match="no dump of py-spy"):
             from_py_spy(broken)
+
+
+def test_too_many_stacks_are_cut_and_no_sample_is_lost() -> None:
+    folded = b"".join(b"main (a.py:1);f%d (a.py:2) %d\n" % (number, number) for number in range(1, 100))
+    assert shortened(folded, len(folded)) == folded
+    profile = from_folded(shortened(folded, 500).decode(), hertz=100)
+    assert profile.total(0) == sum(range(1, 100))
+    assert profile.samples[(TRUNCATED,), ()][0] > 4000

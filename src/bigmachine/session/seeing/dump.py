@@ -52,7 +52,7 @@ def dump(session: Sight, reactor: Reactor, path: str | os.PathLike[str]) -> Path
         "versions": _versions,
         "stacks": lambda: _stacks(session, reactor),
         "heap": lambda: _heap(session, reactor),
-        "vars": lambda: {"vars.json": _json(plain(session.vars()))},
+        "vars": lambda: {"vars.json": _json(plain(session.vars(driver=True)))},
         "logs": lambda: _logs(session, reactor),
         "timeline": lambda: _timeline(session),
     }

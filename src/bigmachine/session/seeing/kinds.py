@@ -36,8 +36,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     for kind in (
         Kind("cpu", "what runs, sampled", 30.0, {**_SAMPLED, "gil": bool}, takes_seconds=True),
         Kind("gil", "who holds the interpreter's lock, sampled", 30.0, _SAMPLED, takes_seconds=True),
-        # A census may take its ten seconds, and a collection before it as long.
-        Kind("heap", "what memory holds", None, {"gc": bool, "mode": str}, takes_seconds=True, patience=25.0),
+        # A census may take its ten seconds; garbage collected before it takes some, too.
+        Kind("heap", "what memory holds", None, {"gc": bool, "mode": str}, takes_seconds=True, patience=15.0),
         Kind("goroutine", "where threads and tasks are", None, {}, patience=8.0),
         Kind("mutex", "who has waited for locks", None, {}),
     )

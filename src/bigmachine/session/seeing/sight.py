@@ -104,18 +104,19 @@ class Sight:
 
         return {name: kind.help for name, kind in KINDS.items()}
 
-    def vars(self) -> Mapping[str, Mapping[str, Reading]]:
+    def vars(self, *, driver: bool = False) -> Mapping[str, Mapping[str, Reading]]:
         """Ask all machines for their numbers: machine -> name -> reading. It takes two seconds at most.
 
         They are those of `bigmachine.vars`, of the process, its calls and its host, and of `prometheus_client`, if the
         program uses that. Of a machine that does not answer in time there is what it said last; the reading
-        "vars.age_seconds" says how old that is.
+        "vars.age_seconds" says how old that is. `driver`: those of this process, too, as "driver".
         """
-        from bigmachine.session.seeing.variables import Variables
+        from bigmachine.session.seeing.variables import Variables, of_driver
 
         if self._variables is None:
             self._variables = Variables()
-        return self._variables.read(self._reactor, self.machines())
+        told = self._variables.read(self._reactor, self.machines())
+        return {**told, "driver": of_driver(self._reactor)} if driver else told
 
     def dump(self, path: str | os.PathLike[str]) -> Path:
         """Write all that is known of the session to one zip file: status, stacks, heap, numbers, logs, versions.

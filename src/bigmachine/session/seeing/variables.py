@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from bigmachine.machine import Machine, State
 from bigmachine.observe import facts
 from bigmachine.observe.vars import Reading, merged
 from bigmachine.rpc import Call, deadline
+from bigmachine.session.seeing import own
 from bigmachine.session.seeing.asking import ask_all
 
 if TYPE_CHECKING:
@@ -72,6 +74,15 @@ class Variables:
         return told
 
 
+def of_driver(reactor: Reactor) -> Readings:
+    """Give the numbers of this process and its host."""
+    from bigmachine.observe import vars  # noqa: A004 (the field's word)
+
+    told = {**facts.of_host(os.getpid()), **facts.of_process(own.born())}
+    told["process.connections"] = Reading("gauge", len(reactor.connections), help="to machines and their agents")
+    return {**told, **facts.of_prometheus(), **vars.read()}
+
+
 async def _ask(machine: Machine) -> tuple[Readings | None, Readings | None]:
     """Ask the program and its agent; None from who does not answer."""
     is_up = machine.state is State.RUNNING
@@ -111,4 +122,4 @@ def plain(machines: Mapping[str, Mapping[str, Reading]]) -> dict[str, dict[str, 
     return {**told, "_sum": {key: reading.plain() for key, reading in together.items()}}
 
 
-__all__ = ["AGE", "Readings", "Variables", "plain"]
+__all__ = ["AGE", "Readings", "Variables", "of_driver", "plain"]
