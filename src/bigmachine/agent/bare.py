@@ -349,9 +349,12 @@ def bring_up(
     tethered: bool,
     cache: Path | None = None,
     preload: tuple[str, ...] = (),
+    notices: str = "",
     note: Note = lambda _stage, _sent: None,
 ) -> Raised:
     """Make the host run an agent; it answers at the port of stage 0, with the identity `bootstrap`.
+
+    That may be another one than stage 0 has. `notices`: the provider whose notices of the host's end the agent watches.
 
     Raises:
         ImageError: if it can run neither its own Python nor the driver's, or has no room.
@@ -383,7 +386,7 @@ def bring_up(
         host.put(bundle, note)
     note("starting", host.sent)
     sys_path = [f"{facts.place(kit)}/{SITE}"]
-    orders = Bootstrap(bootstrap, clocks, ("", 0), [python], sys_path, tethered=tethered)
+    orders = Bootstrap(bootstrap, clocks, ("", 0), [python], sys_path, tethered=tethered, notices=notices)
     argv = agent_command(
         sys_path, python=python, interpreter=[python], preload=preload, inherited=(LISTEN_FD, ORDERS_FD)
     )

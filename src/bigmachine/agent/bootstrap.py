@@ -43,6 +43,7 @@ class Bootstrap:
     `interpreter` is the command that starts a Python for programs, `sys_path` the driver's `sys.path`. `tethered`:
     the end of standard input means that the driver is gone. `driver_pid`: the agent's parent, if that is the driver
     itself: then the end of that process counts too (a child that the driver forked may hold the pipe open).
+    `notices`: the provider ("ec2") that gives notice to the host before it takes it back, if there is one.
     """
 
     identity: Identity
@@ -52,6 +53,7 @@ class Bootstrap:
     sys_path: list[str]
     tethered: bool = True
     driver_pid: int = 0
+    notices: str = ""
 
     def to_json(self) -> bytes:
         """Write it as the agent reads it, the length in front."""
@@ -68,6 +70,7 @@ class Bootstrap:
                 "sys_path": self.sys_path,
                 "tethered": self.tethered,
                 "driver_pid": self.driver_pid,
+                "notices": self.notices,
             }
         ).encode()
         return len(text).to_bytes(4) + text
@@ -88,6 +91,7 @@ class Bootstrap:
             sys_path=list(fields["sys_path"]),
             tethered=bool(fields.get("tethered", True)),
             driver_pid=int(fields.get("driver_pid", 0)),
+            notices=str(fields.get("notices", "")),
         )
 
     @classmethod

@@ -287,6 +287,8 @@ class Session(Sight):
         owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle)
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
+        for step, began in place.steps:
+            self._timeline.enter(machine.name, step, began)
         self._places[machine] = place  # first, or a shutdown in between would not release it
         self._owned[address.machine_id] = machine
         return owner

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bigmachine.errors import ProvisionError
+from bigmachine.errors import Cause, ProvisionError
 from bigmachine.image.manifest import Platform
 from bigmachine.rpc import Dialer, Reactor
 from bigmachine.trust import Identity, Role
@@ -74,6 +74,7 @@ class Launched:
     `host` and `port` are where the agent listens; `path` is a Unix socket by which the driver reaches that port, where
     it cannot do so directly. A System whose machines are not behind a socket gives `dialer` instead. `runtime` is given
     by hosts that have not the driver's files: the program is brought there. None: everything is where it is here.
+    `steps`: how the place came to be, as names and the seconds since the epoch at which each began, for the timeline.
     """
 
     agent_id: str
@@ -83,6 +84,7 @@ class Launched:
     maxprocs: int = 1
     path: str = ""
     runtime: Runtime | None = None
+    steps: tuple[tuple[str, float], ...] = ()
     dialer: MakeDialer | None = field(default=None, repr=False)
 
 
@@ -146,6 +148,14 @@ class System(abc.ABC):
 
         Raises: ProvisionError, if it is clear already that there will be no machines.
         """
+
+    def fate(self, place: Launched, is_sure: bool) -> tuple[Cause, str] | None:
+        """Say why a place is gone, and in which words; None if it is there as far as the provider knows.
+
+        Asked when the agent does not answer, or (`is_sure`) is gone for certain. It may wait for some seconds, but in
+        no case longer: it is called from a thread, and the machine's end waits for it.
+        """
+        return None
 
     def release(self, place: Launched) -> None:  # noqa: B027 (a hook, too)
         """Take note that the machine at this place has ended. Does nothing by default."""

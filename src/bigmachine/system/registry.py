@@ -18,12 +18,13 @@ Factory = Callable[..., System]
 
 ENTRY_POINTS = "bigmachine.systems"
 _OWN = {
+    "ec2": "bigmachine.systems.ec2:EC2System",
     "local": "bigmachine.systems.local:LocalSystem",
     "inprocess": "bigmachine.systems.inprocess:InprocessSystem",
     "ssh": "bigmachine.systems.ssh:SSHSystem",
 }
 #: Named by the contract, and not there yet.
-_COMING = ("ec2", "kubernetes", "slurm")
+_COMING = ("kubernetes", "slurm")
 # The one registry of the process: `register_system` is called at import time, before there is anything to hold it.
 _registered: dict[str, Factory] = {}
 

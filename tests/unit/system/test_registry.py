@@ -106,7 +106,7 @@ def test_a_factory_has_to_be_callable_and_a_name_to_be_one() -> None:
         ("in-process", "did you mean 'inprocess'"),
         ("plugde", "did you mean 'plugged'"),
         ("mine", "did you mean 'mines'"),
-        ("zzz", "there are inprocess, local, mines, plugged"),
+        ("zzz", "there are ec2, inprocess, local, mines, plugged, ssh"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_or_with_all(

@@ -1,0 +1,152 @@
+"""What an EC2 system is told: its options, checked as far as that needs no API. Pure but for reading public keys."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bigmachine.errors import ProvisionError
+
+FLAVORS = ("debian", "ubuntu", "amazon", "flatcar")
+#: Who an image lets log in.
+USERS = {"debian": "admin", "ubuntu": "ubuntu", "amazon": "ec2-user", "flatcar": "core"}
+#: GiB. A root disk gets this much more than what was asked for, as in Go: the system itself needs room.
+SYSTEM_GIB = 50
+#: EC2 takes so many of ours, with this prefix reserved for its own.
+_TAGS, _RESERVED = 40, "aws:"
+_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """A file that every host gets at its first start; `mode` as in chmod(1)."""
+
+    path: str
+    content: str
+    mode: str = "0644"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of systemd that every host gets, and starts if `start`."""
+
+    name: str
+    content: str
+    start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of an `EC2System`; see there.
+
+    Raises:
+        ProvisionError: if one cannot be, or two contradict each other.
+    """
+
+    types: tuple[str, ...]
+    ondemand: bool = False
+    spotonly: bool = False
+    ami: str = ""
+    flavor: str = "debian"
+    region: str = ""
+    instance_profile: str = ""
+    groups: tuple[str, ...] = ()
+    open_to: str = ""
+    subnets: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    root_gib: int = 200
+    data_gib: int = 0
+    ssh_keys: tuple[str, ...] | None = None
+    key_name: str = ""
+    user: str = ""
+    files: tuple[HostFile, ...] = ()
+    units: tuple[Unit, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    life: float = 86400.0
+    max_price: float | None = None
+    budget: float | None = None
+    port: int = 443
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        for key, value in self.tags.items():
+            if not 0 < len(key) <= 128 or len(value) > 256 or key.lower().startswith(_RESERVED):
+                raise ProvisionError(
+                    f"ec2: the tag {key!r}: {value!r} is not allowed: a key has 1 to 128 characters and does not begin "
+                    "with 'aws:', a value has at most 256"
+                )
+        if len(self.tags) > _TAGS:
+            raise ProvisionError(f"ec2: {len(self.tags)} tags are too many: it takes {_TAGS} beside our own")
+
+    def _check_choices(self) -> None:
+        if not self.types:
+            raise ProvisionError("ec2: no type of instance was named; such as --bigm.ec2type=m5.large")
+        for name in self.types:
+            if not _TYPE.fullmatch(name):
+                raise ProvisionError(f"ec2: {name!r} is no type of instance; they are written like m5.large")
+        if self.flavor not in FLAVORS:
+            raise ProvisionError(f"ec2: flavor={self.flavor!r} is none of {', '.join(FLAVORS)}")
+        if self.region and not _REGION.fullmatch(self.region):
+            raise ProvisionError(f"ec2: {self.region!r} is no region; they are written like eu-central-1")
+        if self.ami and not self.ami.startswith("ami-"):
+            raise ProvisionError(f"ec2: ami={self.ami!r} is no image; they are written like ami-0123456789abcdef0")
+        if self.open_to not in ("", "me"):
+            try:
+                ipaddress.ip_network(self.open_to)
+            except ValueError as error:
+                raise ProvisionError(
+                    f"ec2: open={self.open_to!r} is neither 'me' nor a network such as 203.0.113.7/32: {error}"
+                ) from error
+
+    def _check_numbers(self) -> None:
+        limits = {"root": (self.root_gib, 1), "data": (self.data_gib, 0), "life": (self.life, 60)}
+        for name, (value, least) in limits.items():
+            if value < least:
+                raise ProvisionError(f"ec2: {name}={value:g} is too little: it has to be at least {least}")
+        for name, price in (("maxprice", self.max_price), ("budget", self.budget)):
+            if price is not None and not price > 0:
+                raise ProvisionError(f"ec2: {name}={price!r}: an amount of dollars has to be above 0")
+        if not 0 < self.port < 65536:
+            raise ProvisionError(f"ec2: port={self.port} is no port")
+
+    @property
+    def login(self) -> str:
+        """Who may log in with the SSH keys."""
+        return self.user or USERS[self.flavor]
+
+    @property
+    def may_spot(self) -> bool:
+        """Whether spot instances are asked for; `spotonly` wins over `ondemand`, as in Go."""
+        return self.spotonly or not self.ondemand
+
+    @property
+    def may_demand(self) -> bool:
+        """Whether on-demand instances are asked for, first or after spot ones."""
+        return not self.spotonly
+
+
+def words(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Read a list of words, or a text of them with commas between."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def dollars(value: str | float | None, name: str) -> float | None:
+    """Read an amount of dollars.
+
+    Raises:
+        ProvisionError: if it is none.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ProvisionError(f"ec2: {name}={value!r} is no amount of dollars, such as 0.25") from error
+
+
+__all__ = ["FLAVORS", "SYSTEM_GIB", "HostFile", "Options", "Unit", "dollars", "words"]
