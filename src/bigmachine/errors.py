@@ -220,9 +220,17 @@ class MachineStopped(BigmachineError):
     def __str__(self) -> str:
         text = self.certificate.describe()
         if self.certificate.last_lines and self.certificate.cause not in (Cause.SHUTDOWN, Cause.CANCELLED):
-            last = "\n".join(f"    {line}" for line in self.certificate.last_lines[-10:])
+            last = "\n".join(f"    {line}" for line in _telling(self.certificate.last_lines))
             text += f"\n  its last lines of output:\n{last}"
         return text
+
+
+def _telling(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the lines that say most: of a crash where it was, with which `faulthandler` begins."""
+    for at in range(len(lines) - 1, -1, -1):
+        if lines[at].startswith("Fatal Python error"):
+            return lines[max(0, at - 3) : at + 10]
+    return lines[-10:]
 
 
 class ProvisionError(BigmachineError):

@@ -74,3 +74,13 @@ def test_what_was_raised_on_a_machine_is_told_from_what_was_raised_here() -> Non
     here, there = ValueError(), ValueError()
     there.__cause__ = RemoteTraceback("Traceback ...", "m1")
     assert (is_remote(here), is_remote(there), is_remote(RemoteError("x", "y"))) == (False, True, True)
+
+
+def test_of_a_crash_the_place_is_shown_and_not_the_end_of_the_stack() -> None:
+    stack = [f"  File {number}" for number in range(60)]
+    lines = ("before", "Fatal Python error: Segmentation fault", "", "Current thread", *stack, "Extension modules: a")
+    text = str(MachineStopped(DeathCertificate(Cause.SIGNAL, "m1", signal=11, last_lines=lines)))
+    assert "before" in text
+    assert "File 0" in text
+    assert "Extension modules" not in text
+    assert "File 59" not in text

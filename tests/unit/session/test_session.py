@@ -475,14 +475,21 @@ def test_a_signals_handler_may_interrupt_a_start_at_any_line() -> None:
 
 
 def _start_interrupted(session: Session, line: int) -> bool:
-    """Start a machine, and shut the session down at the given line of that; False if it has fewer."""
+    """Start a machine, and shut the session down at the given line of that; False if it has fewer.
+
+    A line of a loop counts once.
+    """
     seen = 0
+    places: set[tuple[object, int]] = set()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal seen
         if not frame.f_globals["__name__"].startswith("bigmachine.session"):
             return None
-        seen += event == "line"
+        place = (frame.f_code, frame.f_lineno)
+        if event == "line" and place not in places:
+            places.add(place)
+            seen += 1
         if seen == line:
             seen += 1
             session.shutdown()  # as a signal's handler does
