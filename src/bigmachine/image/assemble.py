@@ -1,30 +1,27 @@
 """Put layers together to a real virtual environment: `sys.executable`, console scripts and metadata work in it.
 
-Pure layers that share no top-level name with others are one symbolic link a name. All others are hard links, file by
-file: a library that looks for others relative to itself finds them only beside itself. The environment is built under
+A top-level name that one layer alone has is a symbolic link to it. Where several have it, and where a library in the
+layer looks for those of others relative to itself, files are hard links, one by one: the system follows symbolic links
+before it goes up a folder, so such a library finds others only if it lies beside them. The environment is built under
 another name and renamed when it is whole; then nothing in it is changed any more but byte code.
 """
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
+from bigmachine.image import recorded, scripts
 from bigmachine.image.manifest import MARK, File, Layer, Manifest
 
 _PTH: Final = "bigmachine.pth"
 _CACHE: Final = "__pycache__"
-#: Linux takes no more of a script's first line.
-_SHEBANG: Final = 127
-_ENTRY: Final = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<attribute>[\w.]+)(?:\s*\[.*\])?\s*")
 
 
 def assemble(
@@ -56,6 +53,7 @@ class _Builder:
         self._part = part
         self._root = root
         self._python = os.path.realpath(python)
+        self._python_here = f"{root}/bin/python"
         self._site = f"lib/python{manifest.platform.minor}/site-packages"
         self._folders: set[str] = set()
         self._caches: set[str] = set()
@@ -80,28 +78,52 @@ class _Builder:
     def add(self, layer: Layer) -> None:
         """Add a layer; what is there already stays."""
         source = self._layer(layer.id)
-        linked = self._by_name(layer, source) if layer.pure and not layer.escapes and layer.kind != "tree" else set()
+        linked = set() if layer.escapes or layer.kind == "tree" else self._by_name(layer, source)
         modules: dict[str, set[str]] = {}
         for file in layer.files:
             if _top(file.path) in linked:
                 continue
             place = self._place(layer, file.path)
-            folder = place.rpartition("/")[0]
-            self._folder(folder)
-            try:
-                os.link(f"{source}/{file.path}", f"{self._part}/{place}", follow_symlinks=False)
-            except FileExistsError:
+            if not self._put(layer, f"{source}/{file.path}", place):
                 continue
-            except (NotADirectoryError, IsADirectoryError) as error:
-                raise ImageError(f"assemble: {place} of {layer.name} lies where another package has a file") from error
             if file.path.endswith(".py"):
                 inside, _, name = file.path.rpartition("/")
                 modules.setdefault(inside, set()).add(name.removesuffix(".py"))
+        for path in recorded.names(layer):
+            if _top(path) not in linked:
+                _link(source / path, self._part / self._place(layer, path))
         for inside, names in modules.items():
             self._byte_code(layer, source, inside, names)
         for file in layer.files:
             if file.path.startswith("site/") and file.path.endswith("-info/entry_points.txt"):
                 self._scripts(source / file.path)
+
+    def _put(self, layer: Layer, source: str, place: str) -> bool:
+        """Put a file in its place, unless there is one; whether it was put there."""
+        here = f"{self._part}/{place}"
+        try:
+            self._folder(place.rpartition("/")[0])
+            if place.startswith("bin/") and not os.path.islink(source) and self._is_script(source, here):
+                return True
+            os.link(source, here, follow_symlinks=False)
+            return True
+        except (FileExistsError, NotADirectoryError) as error:
+            if not os.path.lexists(here) or (os.path.isdir(here) and not os.path.islink(here)):
+                text = f"assemble: {place} of {layer.name} is a file where another package has a folder, or the reverse"
+                raise ImageError(f"{text}: remove one of them") from error
+            return False
+
+    def _is_script(self, source: str, here: str) -> bool:
+        """Write a script, if it is one of another environment's Python, for the image's."""
+        with open(source, "rb") as opened:
+            text = None
+            if opened.read(2) == b"#!":
+                opened.seek(0)
+                text = scripts.adapted(opened.read(), self._python_here)
+        if text is None:
+            return False
+        self._script(Path(here), text)
+        return True
 
     def _by_name(self, layer: Layer, source: Path) -> set[str]:
         """Link top-level names that no other layer has; gives those."""
@@ -148,30 +170,14 @@ class _Builder:
 
     def _scripts(self, entry_points: Path) -> None:
         """Write the scripts that installers make from a distribution's entry points."""
-        parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
-        parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are not to be lowered
-        try:
-            parser.read_string(entry_points.read_text("utf-8"))
-        except (configparser.Error, UnicodeDecodeError):
-            return  # the installer would not have made scripts either
-        for section in ("console_scripts", "gui_scripts"):
-            for name, target in parser.items(section) if parser.has_section(section) else ():
-                match = _ENTRY.fullmatch(target)
-                place = self._part / "bin" / name
-                if match is not None and "/" not in name and name not in (".", "..") and not os.path.lexists(place):
-                    self._script(place, match["module"], match["attribute"])
+        with contextlib.suppress(UnicodeDecodeError):  # the installer would not have made scripts either
+            for name, text in scripts.generated(entry_points.read_text("utf-8"), self._python_here):
+                self._script(self._part / "bin" / name, text.encode())
 
-    def _script(self, place: Path, module: str, attribute: str) -> None:
-        top = attribute.partition(".")[0]
-        interpreter = f"{self._root}/bin/python"
-        first = f"#!{interpreter}\n"
-        if len(first) > _SHEBANG or " " in interpreter:
-            first = f"#!/bin/sh\n'''exec' \"{interpreter}\" \"$0\" \"$@\"\n' '''\n"
-        place.write_text(
-            f"{first}import sys\nfrom {module} import {top}\n\nif __name__ == '__main__':\n"
-            f"    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n    sys.exit({attribute}())\n"
-        )
-        place.chmod(0o555)
+    def _script(self, place: Path, text: bytes) -> None:
+        if not os.path.lexists(place):
+            place.write_bytes(text)
+            place.chmod(0o555)
 
     def finish(self) -> None:
         """Write what is left, and let nothing be changed any more."""

@@ -87,7 +87,7 @@ def leaves(path: str, entries: Iterable[str], folders: frozenset[str]) -> bool:
         for origin in ("$ORIGIN", "${ORIGIN}"):
             if entry.startswith(origin):
                 place = posixpath.normpath(posixpath.dirname(path) + entry[len(origin) :])
-                if place not in folders:
+                if place not in folders or "/" not in place:  # all packages lie in site-packages
                     return True
     return False
 

@@ -65,7 +65,7 @@ def frame(kind: bytes, body: bytes) -> bytes:
     return _HEAD.pack(MAGIC, kind, hashlib.sha256(body).digest()) + body
 
 
-def verify(data: bytes) -> tuple[bytes, bytes]:
+def verify(data: bytes) -> tuple[bytes, memoryview]:
     """See that a frame is what it says; give its kind and its body.
 
     Raises:
@@ -74,7 +74,7 @@ def verify(data: bytes) -> tuple[bytes, bytes]:
     if len(data) < _HEAD.size:
         raise ImageError(f"transfer: a frame of {len(data)} bytes is none")
     magic, kind, digest = _HEAD.unpack_from(data)
-    body = bytes(memoryview(data)[_HEAD.size :])
+    body = memoryview(data)[_HEAD.size :]
     if magic != MAGIC or kind not in (LISTING, PACK, BYTECODE, FIRST):
         raise ImageError("transfer: what came is no part of an image: are both sides of one version?")
     if hashlib.sha256(body).digest() != digest:
@@ -82,7 +82,7 @@ def verify(data: bytes) -> tuple[bytes, bytes]:
     return kind, body
 
 
-def open_pack(body: bytes) -> tuple[dict[str, Any], memoryview]:
+def open_pack(body: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
     """Unpack a pack: its head, and the bytes of its files.
 
     Raises:
@@ -99,12 +99,12 @@ def open_pack(body: bytes) -> tuple[dict[str, Any], memoryview]:
     return head, content[_SIZE.size + size :]
 
 
-def close_pack(head: dict[str, Any], content: bytes) -> bytes:
+def close_pack(head: dict[str, Any], *contents: bytes) -> bytes:
     """Make a pack's body."""
     import zstandard
 
     said = json.dumps(head, separators=(",", ":")).encode()
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(_SIZE.pack(len(said)) + said + content)
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join((_SIZE.pack(len(said)), said, *contents)))
 
 
 def frames(scan: Scan, wanted: Wanted, cache: PackCache, size: int = PACK_SIZE) -> Iterator[bytes]:
@@ -200,9 +200,8 @@ class _Sender:
         def make() -> bytes:
             body = self._cache.get(key)
             if body is None:
-                body = close_pack(
-                    {"layer": layer.id, "parts": parts}, b"".join([self._read(layer, item.file) for item in items])
-                )
+                contents = [self._read(layer, item.file) for item in items]
+                body = close_pack({"layer": layer.id, "parts": parts}, *contents)
                 self._cache.put(key, body)
             return frame(PACK, body)
 
@@ -276,7 +275,7 @@ class _Sender:
                 if code is not None:
                     parts.append((name, len(code)))
                     content.append(code)
-            body = close_pack({"layer": layer.id, "modules": parts}, b"".join(content))
+            body = close_pack({"layer": layer.id, "modules": parts}, *content)
             self._cache.put(key, body)
         return frame(BYTECODE, body)
 

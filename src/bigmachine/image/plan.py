@@ -154,7 +154,7 @@ def pack(value: Any) -> bytes:
     return zstandard.compress(json.dumps(value, separators=(",", ":")).encode("utf-8", "surrogatepass"), 3)
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: bytes | memoryview) -> Any:
     """Read what `pack` wrote.
 
     Raises:
@@ -166,7 +166,7 @@ def unpack(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def inflate(data: bytes, limit: int) -> bytes:
+def inflate(data: bytes | memoryview, limit: int) -> bytes:
     """Decompress to at most `limit` bytes.
 
     Raises:

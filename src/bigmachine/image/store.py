@@ -239,7 +239,7 @@ class Store:
         for work in waiting:
             work.result()
 
-    def _listed(self, known: dict[str, Layer], arrivals: dict[str, Arrival], body: bytes) -> None:
+    def _listed(self, known: dict[str, Layer], arrivals: dict[str, Arrival], body: memoryview) -> None:
         try:
             told = plan.unpack(body)
             ident, listed = told["layer"], plan.files(told["files"])
@@ -272,7 +272,7 @@ class Store:
             # Another looked through what was left half done, at that very moment.
             time.sleep(_POLL)
 
-    def _unpack(self, arrivals: dict[str, Arrival], kind: bytes, body: bytes) -> None:
+    def _unpack(self, arrivals: dict[str, Arrival], kind: bytes, body: memoryview) -> None:
         head, content = packs.open_pack(body)
         arrival = arrivals.get(str(head.get("layer")))
         if arrival is None:  # a layer that is here by now, or one that was not listed: that is found out at the end

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image import plan
+from bigmachine.image import plan, recorded
 from bigmachine.image.manifest import File, Layer
 
 _CHUNK: Final = 4 << 20
@@ -43,7 +43,7 @@ class Arrival:
         self._pieces_lock = threading.Lock()
         self._pieces: dict[int, set[tuple[int, int]]] = {}
         self._whole_at: set[int] = set()
-        self._sources = {file.path for file in layer.files}
+        self._paths = {file.path for file in layer.files}
         for old in directory.glob(f"{self.INCOMPLETE}*"):
             old.unlink()
 
@@ -111,7 +111,7 @@ class Arrival:
             plan.check_path(name)
             folder, _, base = name.rpartition("/")
             source = f"{folder.removesuffix(f'/{_CACHE}')}/{base.partition('.')[0]}.py"
-            if not folder.endswith(f"/{_CACHE}") or not base.endswith(".pyc") or source not in self._sources:
+            if not folder.endswith(f"/{_CACHE}") or not base.endswith(".pyc") or source not in self._paths:
                 raise ImageError(f"unpack: {name!r} is no byte code of {self.layer.name}")
             self._write(name, content[begin : begin + length], executable=False)
             begin += length
@@ -156,6 +156,9 @@ class Arrival:
                 raise ImageError(f"unpack: {file.path} of {self.layer.name} is not whole: start again")
             if is_tree:
                 self._keep(file, place)
+        for path, content in recorded.written(self.layer):
+            if path not in self._paths:
+                self._write(path, memoryview(content), executable=False)
         self._close_folders()
 
     def _fill_in(self, file: File, place: str, is_tree: bool) -> None:
