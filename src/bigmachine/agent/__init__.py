@@ -9,7 +9,7 @@ driver is gone it kills all of them. From the bottom up:
 - processes: `control` and `loop_channel` (messages with open files), `prctl`, `processes`, `reaper`, `pipes`,
   `zygote`, `preload`, `children`, `pyspy`, `control_groups`, `undertaker` (ends what an agent cannot)
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
-  `shortage` (what a machine held), `tcp` (the front door), `tether`, `run`, `main`
+  `shortage` (what a machine held), `notices` (of a provider), `tcp` (the front door), `tether`, `run`, `main`
 
 Importing this package loads none of that: the agent's own start goes through here, and forks the undertaker first.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
-    from bigmachine.agent.events import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
+    from bigmachine.agent.events import Dumped, Event, MemoryShort, Noticed, Output, PhaseChanged, Stopped
     from bigmachine.agent.identity import give_identity
     from bigmachine.agent.images import Onward
     from bigmachine.agent.launch import LaunchSpec, Preload
@@ -36,6 +36,7 @@ _HOME = {
     "LaunchSpec": "launch",
     "MachineInfo": "supervisor",
     "MemoryShort": "events",
+    "Noticed": "events",
     "Onward": "images",
     "Output": "events",
     "PhaseChanged": "events",
@@ -65,6 +66,7 @@ __all__ = [
     "LaunchSpec",
     "MachineInfo",
     "MemoryShort",
+    "Noticed",
     "Onward",
     "Output",
     "PhaseChanged",

@@ -85,7 +85,25 @@ class Dumped:
     files: tuple[tuple[str, bytes], ...]
 
 
-Event = Output | PhaseChanged | Stopped | MemoryShort | Dumped
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a provider says before it takes a host back: when (seconds since the epoch), and in which words."""
+
+    end: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """The provider will take a machine's host back."""
+
+    seq: int
+    machine_id: str
+    at: float
+    notice: Notice
+
+
+Event = Output | PhaseChanged | Stopped | MemoryShort | Dumped | Noticed
 
 #: What an event costs beside its data, roughly: it keeps a flood of tiny writes within the bound too.
 _OVERHEAD: Final = 256
@@ -137,6 +155,10 @@ class EventLog:
         """Note what a machine holds."""
         self._append(Dumped(self._next(), machine_id, at, files))
 
+    def noticed(self, machine_id: str, at: float, notice: Notice) -> None:
+        """Note that a machine's host will be taken back."""
+        self._append(Noticed(self._next(), machine_id, at, notice))
+
     def after(self, cursor: int, most: int = 64) -> list[Event]:
         """Give up to `most` events after `cursor`, or the oldest there are if some of these are acknowledged."""
         first = self._last - len(self._events) + 1
@@ -162,4 +184,15 @@ def _weight(event: Event) -> int:
     return _OVERHEAD + (len(event.data) if isinstance(event, Output) else 0)
 
 
-__all__ = ["Dumped", "Event", "EventLog", "MemoryShort", "Output", "PhaseChanged", "Stopped", "StreamName"]
+__all__ = [
+    "Dumped",
+    "Event",
+    "EventLog",
+    "MemoryShort",
+    "Notice",
+    "Noticed",
+    "Output",
+    "PhaseChanged",
+    "Stopped",
+    "StreamName",
+]

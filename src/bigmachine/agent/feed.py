@@ -16,7 +16,7 @@ from bigmachine.agent.events import EventLog
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from bigmachine.agent.events import Event, StreamName
+    from bigmachine.agent.events import Event, Notice, StreamName
     from bigmachine.agent.memory import Shortage
     from bigmachine.errors import DeathCertificate
 
@@ -70,6 +70,11 @@ class Feed:
     def dumped(self, machine_id: str, files: tuple[tuple[str, bytes], ...]) -> None:
         """Tell what a machine holds."""
         self._log.dumped(machine_id, time.time(), files)
+        self._changed()
+
+    def noticed(self, machine_id: str, notice: Notice) -> None:
+        """Tell that a machine's host will be taken back."""
+        self._log.noticed(machine_id, time.time(), notice)
         self._changed()
 
     def acknowledge(self, cursor: int) -> None:

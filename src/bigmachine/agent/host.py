@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Clocks
     from bigmachine.agent.children import Nursery
     from bigmachine.agent.control_groups import ControlGroups
+    from bigmachine.agent.events import Notice
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.memory import Use
     from bigmachine.agent.reaper import Reaper
@@ -73,6 +74,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._memory = 0.0
         self._memory_due = 0.0
+        self._notice: Notice | None = None
         self._is_ending = False
         feed.on_full = self._pause
         feed.on_room = self._resume
@@ -127,6 +129,8 @@ class Host:
             raise
         self.leases.open(spec.machine_id, self._loop.time())
         self._keep(self._follow(machine), f"follow {machine.id}")
+        if self._notice is not None:
+            self.feed.noticed(machine.id, self._notice)
         return machine
 
     async def _follow(self, machine: Hosted) -> None:
@@ -189,6 +193,13 @@ class Host:
         await self.feed.settle(_FAREWELL)
         # The answer to the call that acknowledged the last event is to be written, too.
         await asyncio.sleep(0.01)
+
+    def notice(self, notice: Notice) -> None:
+        """The provider will take this host back: tell the driver, and have the machines' services finish their work."""
+        self._notice = notice
+        for machine in self._machines.values():
+            self.feed.noticed(machine.id, notice)
+            machine.drain()
 
     def _pause(self) -> None:
         for machine in self._machines.values():

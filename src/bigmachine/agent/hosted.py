@@ -188,6 +188,11 @@ class Hosted:
         self.kill(cause, detail)
         return await asyncio.shield(self._stopped)
 
+    def drain(self) -> None:
+        """Have its services finish what they are at: its host will be taken back."""
+        if self.is_serving and self._channel is not None:
+            self._channel.send({"k": "drain"})
+
     async def ended(self, patience: float) -> None:
         """Wait until it is gone and its certificate is written, but not longer than `patience` seconds."""
         await asyncio.wait([self._stopped], timeout=patience)

@@ -109,12 +109,19 @@ async def _serve(
     watches = [
         loop.create_task(host.watch(), name="clocks"),
         loop.create_task(host.watch_memory(), name="memory"),
+        *([loop.create_task(_watch_notices(orders.notices, host), name="notices")] if orders.notices else []),
     ]
     await host.over.wait()
     for watch in watches:
         watch.cancel()
     door.close()
     await server.close()
+
+
+async def _watch_notices(provider: str, host: Host) -> None:
+    from bigmachine.agent.notices import watch  # only hosts of a cloud have any
+
+    await watch(provider, host.notice)
 
 
 def _store() -> Store:

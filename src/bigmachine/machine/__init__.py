@@ -4,7 +4,7 @@ from bigmachine.machine.dialled import Pinger
 from bigmachine.machine.handle import Machine, receive_with
 from bigmachine.machine.host import Host
 from bigmachine.machine.life import Phase, State
-from bigmachine.machine.owned import Owner, Settle
+from bigmachine.machine.owned import Fate, Owner, Settle
 from bigmachine.machine.routes import Address
 
-__all__ = ["Address", "Host", "Machine", "Owner", "Phase", "Pinger", "Settle", "State", "receive_with"]
+__all__ = ["Address", "Fate", "Host", "Machine", "Owner", "Phase", "Pinger", "Settle", "State", "receive_with"]

@@ -86,6 +86,8 @@ class Machine:
         self._lease_end: float | None = None
         self.hostname = hostname
         self.maxprocs = maxprocs
+        #: When the provider will take its host back (seconds since the epoch), once it has given notice.
+        self.preempted_at: float | None = None
 
     # what it is
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from bigmachine.agent import Dumped, Event, MemoryShort, Output, PhaseChanged, Stopped
+from bigmachine.agent import Dumped, Event, MemoryShort, Noticed, Output, PhaseChanged, Stopped
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, MachineStopped, RemoteTraceback
 from bigmachine.machine.life import Phase
 from bigmachine.rpc import Link, PeerGone
@@ -38,6 +38,8 @@ class Tenant(Protocol):
     def short_of_memory(self, event: MemoryShort) -> None: ...
 
     def dumped(self, event: Dumped) -> None: ...
+
+    def noticed(self, event: Noticed) -> None: ...
 
     def died(self, error: MachineStopped) -> None: ...
 
@@ -140,6 +142,8 @@ class Host:
             tenant.short_of_memory(event)
         elif isinstance(event, Dumped):
             tenant.dumped(event)
+        elif isinstance(event, Noticed):
+            tenant.noticed(event)
         else:
             tenant.died(stopped_by(event))
 

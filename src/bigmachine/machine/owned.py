@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MachineInfo, MemoryShort
+from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MachineInfo, MemoryShort, Noticed
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -40,6 +40,8 @@ _VERDICT = 1.0
 _GRACE = 5.0
 #: A machine that is still starting is spoken of so often.
 _STARTING_NOTE = 30.0
+#: A provider may take so long to say what became of a host.
+_FATE = 10.0
 #: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
 _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
@@ -59,6 +61,8 @@ class Listener(Protocol):
 
     def dumped(self, machine: Machine, event: Dumped) -> None: ...
 
+    def noticed(self, machine: Machine, event: Noticed) -> None: ...
+
     def stopped(self, machine: Machine) -> None: ...
 
     def shown(self, timeout: float) -> None: ...
@@ -66,6 +70,8 @@ class Listener(Protocol):
 
 #: Brings the program to a machine's host, and says for there what is said in a LaunchSpec for here.
 Settle = Callable[[LaunchSpec, Callable[[Phase], None]], Awaitable[LaunchSpec]]
+#: Asks the provider why a machine's host is gone, if it is; see `System.fate`.
+Fate = Callable[[bool], Awaitable[tuple[Cause, str] | None]]
 
 
 class Owner:
@@ -83,8 +89,11 @@ class Owner:
         keepalive: Keepalive,
         listener: Listener,
         settle: Settle | None = None,
+        fate: Fate | None = None,
     ) -> None:
         self.machine = machine
+        self._fate = fate
+        self._asking: asyncio.Task[object] | None = None
         self._settle = settle
         self._host = host
         self._program = program
@@ -257,6 +266,7 @@ class Owner:
             except BigmachineError as exc:
                 silent = time.monotonic() - answered
                 _log.debug("keepalive of %s failed for %.1f s: %s", self.machine.name, silent, exc)
+                self._inquire()
                 if silent >= clocks.timeout:
                     text = f"no keepalive was answered for {silent:.1f} s: {exc}"
                     self._end(MachineStopped(self._certificate(Cause.KEEPALIVE_LOST, text)))
@@ -270,6 +280,25 @@ class Owner:
                 self.machine.kept_alive(answered - sent, reply.next_s)
                 self._host.note_health(reply.healthy)
                 await asyncio.sleep(clocks.interval)
+
+    def _inquire(self, lost: MachineStopped | None = None) -> None:
+        """Ask the provider what has become of the host, unless that is being done; `lost`: its agent is gone."""
+        if self._fate is None or (self._asking is not None and not self._asking.done() and lost is None):
+            return
+        self._asking = self._program.reactor.spawn(self._learn(self._fate, lost), f"fate of {self.machine.name}")
+        self._tasks.append(self._asking)
+
+    async def _learn(self, fate: Fate, lost: MachineStopped | None) -> None:
+        told: tuple[Cause, str] | None = None
+        try:
+            async with asyncio.timeout(_FATE):
+                told = await fate(lost is not None)
+        except Exception as exc:  # noqa: BLE001 (the System may be anybody's)
+            _log.debug("what became of the host of %s could not be found out: %s", self.machine.name, exc)
+        if told is not None:
+            self._end(MachineStopped(self._certificate(*told)))
+        elif lost is not None:
+            self._end(lost)
 
     async def _age(self, limit: float) -> None:
         await asyncio.sleep(limit)
@@ -298,13 +327,24 @@ class Owner:
     def dumped(self, event: Dumped) -> None:
         self._listener.dumped(self.machine, event)
 
+    def noticed(self, event: Noticed) -> None:
+        self.machine.preempted_at = event.notice.end
+        self._listener.noticed(self.machine, event)
+
     def died(self, error: MachineStopped) -> None:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)
+        if certificate.cause == Cause.AGENT_LOST and self.machine.preempted_at is not None:
+            certificate = dataclasses.replace(
+                certificate, cause=Cause.PREEMPTED, detail="its provider had given notice"
+            )
         named = MachineStopped(certificate)
         named.__cause__ = error.__cause__
         if self._init_error is not None and certificate.cause == Cause.INIT_FAILED:
             named.__cause__ = self._init_error  # the exception itself, where the agent may only have its text
-        self._end(named)
+        if certificate.cause == Cause.AGENT_LOST and self._fate is not None:
+            self._inquire(named)
+        else:
+            self._end(named)
 
     async def verdict(self, cause: BigmachineError) -> BaseException:
         """Say what a lost connection to the program means: the agent knows whether the program lives."""

@@ -155,6 +155,8 @@ class _Serving:
             self.send({"k": "alive", "n": message.number("n")})
         elif message.kind == "dump" and self._server is not None:
             self._server.reactor.spawn(self._dump(message.number("headroom")), "dump")
+        elif message.kind == "drain" and self._supervisor is not None and self._server is not None:
+            self._server.reactor.spawn(self._supervisor.drain(), "drain")
         elif message.kind == "phased":
             self._phased.set()
         elif message.kind == "shutdown":

@@ -25,12 +25,13 @@ EventTarget = str | os.PathLike[str] | EventFunction
 class Event:
     """Something that happened to a machine.
 
-    `kind`: "start" (it is being started), "alive" (it runs), "error" (it stopped without being told to), "stop" (it is
-    gone; the last event of each machine). `time`: seconds since the epoch. `duration_s`: seconds since its "start".
+    `kind`: "start" (it is being started), "alive" (it runs), "notice" (its provider will take its host back),
+    "error" (it stopped without being told to), "stop" (it is gone; the last event of each machine). `time`: seconds
+    since the epoch. `duration_s`: seconds since its "start".
     `cause`, `message` and `certificate` say why it stopped.
     """
 
-    kind: Literal["start", "alive", "error", "stop"]
+    kind: Literal["start", "alive", "notice", "error", "stop"]
     time: float
     session: str
     system: str
@@ -82,6 +83,10 @@ class Events:
         """It runs."""
         self._tell(self._event("alive", machine))
 
+    def notice(self, machine: Subject, message: str) -> None:
+        """Its provider will take its host back."""
+        self._tell(self._event("notice", machine, Cause.PREEMPTED, message))
+
     def stopped(self, machine: Subject, error: BaseException | None) -> None:
         """It is gone."""
         certificate = error.certificate if isinstance(error, MachineStopped) else None
@@ -93,7 +98,7 @@ class Events:
 
     def _event(
         self,
-        kind: Literal["start", "alive", "error", "stop"],
+        kind: Literal["start", "alive", "notice", "error", "stop"],
         machine: Subject,
         cause: str = "",
         message: str = "",

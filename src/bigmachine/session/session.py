@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
-from bigmachine.agent import Dumped, MemoryShort, give_identity
+from bigmachine.agent import Dumped, MemoryShort, Noticed, give_identity
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -28,7 +28,7 @@ from bigmachine.errors import (
     ProvisionError,
 )
 from bigmachine.image import Entry, Image, detect
-from bigmachine.machine import Address, Host, Machine, Owner, Phase, Pinger, State, receive_with
+from bigmachine.machine import Address, Fate, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
 from bigmachine.session.dumps import Dumps, warn
 from bigmachine.session.events import EventFunction, Events, EventTarget, events_to
@@ -284,7 +284,7 @@ class Session(Sight):
         settle = None
         if place.runtime is not None and cargo is not None:
             settle = cargo.settling(host.link, place, partial(self._sent, machine.name))
-        owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle)
+        owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle, self._fate(system, place))
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
         for step, began in place.steps:
@@ -292,6 +292,13 @@ class Session(Sight):
         self._places[machine] = place  # first, or a shutdown in between would not release it
         self._owned[address.machine_id] = machine
         return owner
+
+    @staticmethod
+    def _fate(system: System, place: Launched) -> Fate | None:
+        """Give the way to ask what became of a place; None if the system never knows."""
+        if type(system).fate is System.fate:
+            return None
+        return lambda is_sure: asyncio.to_thread(system.fate, place, is_sure)
 
     def _host(self, agent: Address) -> Host:
         host = self._hosts.get(agent.agent_id)
@@ -406,6 +413,14 @@ class Session(Sight):
     def dumped(self, machine: Machine, event: Dumped) -> None:
         """What a machine holds that is short of memory has come."""
         self._display.do(lambda: self._dumps.save(machine.name, event))
+
+    def noticed(self, machine: Machine, event: Noticed) -> None:
+        """The provider will take a machine's host back."""
+        left = event.notice.end - time.time()
+        text = f"{event.notice.detail}, in {left:.0f} s"
+        self._display.do(partial(_log.warning, "machine %s (%s): %s", machine.name, machine.address, text))
+        if self._events is not None:
+            self._events.notice(machine, text)
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped, and its last output has come."""

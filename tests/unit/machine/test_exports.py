@@ -8,6 +8,7 @@ import bigmachine.machine
 def test_the_public_names_are_these() -> None:
     assert bigmachine.machine.__all__ == [
         "Address",
+        "Fate",
         "Host",
         "Machine",
         "Owner",

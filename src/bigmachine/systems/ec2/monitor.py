@@ -74,9 +74,7 @@ class Facts:
     @property
     def fate(self) -> tuple[Cause, str]:
         """Why its machine is gone: who switched the host off."""
-        text = f"its instance {self.id} is {self.state}: {self.code or 'no reason given'}"
-        if self.reason and self.reason != self.code:
-            text += f" ({self.reason})"
+        text = f"its instance {self.id} is {self.state}: {self.reason or self.code or 'no reason given'}"
         if self.code == "Client.InstanceInitiatedShutdown":
             return Cause.SIGNAL, f"{text}; the host was switched off from within"
         return Cause.PREEMPTED, text
