@@ -31,9 +31,9 @@ class Work:
         self.kept: list[bytearray] = []
         self.lock: object = None
 
-    def spin(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def spin(self) -> None:
+        call = bigmachine.current_call()
+        while not call.cancelled():
             self.add_up()
 
     def add_up(self) -> int:
@@ -96,12 +96,12 @@ def test_the_cpu_of_all_machines_and_the_driver_is_sampled_and_told_apart(sessio
 
     thread = threading.Thread(target=spin_here, name="spinner")
     thread.start()
-    calls = [machine.submit(Work.spin, 2.5) for machine in session.machines()]
+    calls = [machine.submit(Work.spin) for machine in session.machines()]
     collected = session.collect_profile("cpu", seconds=1, driver=True)
     stop.set()
     thread.join()
     for call in calls:
-        call.result()
+        call.cancel()
     profile = collected.profile
     assert (sorted(collected.taken), collected.missing, profile.comments) == (["driver", "m1", "m2"], {}, [])
     samples = by(profile, "machine", "Work.add_up")
@@ -116,11 +116,11 @@ def test_the_cpu_of_all_machines_and_the_driver_is_sampled_and_told_apart(sessio
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go toolchain: its pprof is the judge here")
 def test_go_reads_the_merged_profile(session: Session, tmp_path: Path) -> None:
-    calls = [machine.submit(Work.spin, 2) for machine in session.machines()]
+    calls = [machine.submit(Work.spin) for machine in session.machines()]
     file = tmp_path / "cpu.pb.gz"
     file.write_bytes(session.profile("cpu", seconds=1))
     for call in calls:
-        call.result()
+        call.cancel()
     for options, expected in ((["-top", "-tagfocus=machine=m2"], "Work.add_up"), (["-tags"], "service: Total")):
         done = subprocess.run(
             ["go", "tool", "pprof", *options, str(file)], capture_output=True, text=True, timeout=120, check=False
@@ -131,7 +131,7 @@ def test_go_reads_the_merged_profile(session: Session, tmp_path: Path) -> None:
 
 def test_two_who_profile_one_machine_at_once_are_both_answered(session: Session) -> None:
     (machine, _) = session.machines()
-    call = machine.submit(Work.spin, 3)
+    call = machine.submit(Work.spin)
     answers: list[Profile] = []
 
     def collect(**options: bool) -> None:
@@ -144,20 +144,20 @@ def test_two_who_profile_one_machine_at_once_are_both_answered(session: Session)
     for thread in threads:
         thread.join(30)
     took = time.monotonic() - begin
-    call.result()
+    call.cancel()
     assert took < 12
     assert [by(profile, "machine", "Work.spin")["m1"] > 20 for profile in answers] == [True] * 3
 
 
 def test_the_formats_are_what_they_are_called(session: Session) -> None:
-    calls = [machine.submit(Work.spin, 2) for machine in session.machines()]
+    calls = [machine.submit(Work.spin) for machine in session.machines()]
     told = {name: session.profile("gil", seconds=1, format=name, machines="m1") for name in ("folded", "speedscope")}
     assert "machine=m1;service=Work;" in told["folded"].decode()
     assert json.loads(told["speedscope"])["profiles"]
     assert session.profile("goroutine", format="svg").startswith(b"<svg")
     assert pprof.decode(session.profile("goroutine")).kinds == (("goroutine", "count"),)
     for call in calls:
-        call.result()
+        call.cancel()
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_a_profile_that_cannot_be_there_before_the_deadline_is_not_begun(session
 def test_threads_and_tasks_are_told_with_their_chains_of_awaits(session: Session) -> None:
     (machine, _) = session.machines()
     calls = [machine.submit(Work.park, 30) for _ in range(3)]
-    spinning = machine.submit(Work.spin, 1)
+    spinning = machine.submit(Work.spin)
     machine.call("Supervisor.observe", "stacks")  # sent after the calls, so these have begun
     collected = session.collect_profile("goroutine", driver=True)
     grouped = session.profile("goroutine", debug=1, machines=machine).decode()
-    spinning.result()
+    spinning.cancel()
     for call in calls:
         call.cancel()
     assert sorted(collected.standing) == ["driver", "m1", "m2"]
@@ -238,15 +238,15 @@ def test_a_program_that_stands_still_is_dumped_from_outside_and_holds_nobody_up(
 def test_what_a_machine_that_dies_would_have_told_is_missing(session: Session) -> None:
     (machine,) = session.start(1, services=[Work()])
     machine.wait()
-    calls = [each.submit(Work.spin, 3) for each in session.machines()]
-    killer = threading.Timer(0.5, os.kill, (pid_of(machine), signal.SIGKILL))
+    calls = [each.submit(Work.spin) for each in session.machines()]
+    killer = threading.Timer(0.4, os.kill, (pid_of(machine), signal.SIGKILL))
     killer.start()
-    profile = pprof.decode(session.profile("cpu", seconds=2))
+    profile = pprof.decode(session.profile("cpu", seconds=1))
     killer.join()
     assert profile.comments == [f"missing: {machine.name}: it stopped (signal)"]
     assert set(by(profile, "machine", "Work.spin")) == {"m1", "m2"}
     for call in calls[:2]:
-        call.result()
+        call.cancel()
 
 
 def test_heaps_are_merged_by_type(session: Session) -> None:
@@ -319,7 +319,7 @@ if __name__ == "__main__":
     with bigmachine.start("local") as session:
         (machine,) = session.start(services=[Work()])
         machine.call(Work.hide)
-        call = machine.submit(Work.spin, 3)
+        call = machine.submit(Work.spin, 2)
         profile = session.collect_profile("cpu", seconds=1).profile
         call.result()
     spins = sum(v[0] for (s, _), v in profile.samples.items() if any(f.function == "Work.spin" for f in s))

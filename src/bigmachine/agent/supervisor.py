@@ -233,9 +233,17 @@ class Supervisor:
             raise InvalidCall("frames in C (native) can only be had from a process that is stopped, not nonblocking")
         if native or nonblocking is False:
             async with self._sampling:
-                sampling = pyspy.Sampling(hertz, native, gil, idle, nonblocking=False)
-                return await pyspy.record(self._reaper, self._pid(), seconds, sampling)
-        return await pyspy.record(self._reaper, self._pid(), seconds, pyspy.Sampling(hertz, native, gil, idle))
+                return await self._sampled(seconds, pyspy.Sampling(hertz, native, gil, idle, nonblocking=False))
+        return await self._sampled(seconds, pyspy.Sampling(hertz, native, gil, idle))
+
+    async def _sampled(self, seconds: float, sampling: pyspy.Sampling) -> bytes:
+        pid = self._pid()
+        folded = await pyspy.record(self._reaper, pid, seconds, sampling)
+        seen = look_at(pid)
+        if seen is None or seen.is_ending:  # py-spy is content with what it has seen until then
+            await self._machine.ended(_LAST_BREATH)
+            self._pid()
+        return folded
 
     async def profiles(self) -> list[str]:
         """Name the profiles that `profile` gives."""
