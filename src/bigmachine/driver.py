@@ -88,7 +88,7 @@ def start(
     from bigmachine.session import open_session
 
     settings = config.load(flags=flags)
-    return open_session(_system(settings), name, settings, output, events)
+    return open_session(_system(settings), name, settings, output, events, is_ours=True)
 
 
 def _system(settings: config.Settings) -> System:

@@ -35,8 +35,16 @@ class Started:
         return f"session on {system}"
 
     def open(
-        self, system: object, name: str, settings: config.Settings, output: object = None, events: object = None
+        self,
+        system: object,
+        name: str,
+        settings: config.Settings,
+        output: object = None,
+        events: object = None,
+        *,
+        is_ours: bool,
     ) -> object:
+        assert is_ours
         self.settings.append(settings)
         return self.start(system, name=name)
 

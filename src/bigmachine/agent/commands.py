@@ -13,6 +13,8 @@ from typing import Final
 
 #: Where the child finds its end of the control socket.
 CONTROL_FD: Final = 3
+#: In the environment of the agent's children that are not machines, and of what is forked of them.
+AGENT_MARK: Final = "BIGMACHINE_AGENT"
 
 _CODE: Final = (
     "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); "
@@ -37,7 +39,7 @@ def agent_command(
     (default: this one). `inherited`: on a host of its own, where stage 0 becomes the agent, the descriptors of the
     listening socket and of the orders.
 
-    Whoever starts it should put `undertaker.AGENT_MARK` with a fresh value into its environment; an agent that lacks
+    Whoever starts it should put AGENT_MARK with a fresh value into its environment; an agent that lacks
     it puts it there itself, and starts once more.
     """
     if interpreter is None:
@@ -64,4 +66,4 @@ def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int,
     return [*interpreter, "-c", _CODE.format(module="program.main"), json.dumps(sys_path), orders]
 
 
-__all__ = ["CONTROL_FD", "agent_command", "program_command"]
+__all__ = ["AGENT_MARK", "CONTROL_FD", "agent_command", "program_command"]

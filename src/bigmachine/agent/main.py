@@ -16,7 +16,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from bigmachine.agent.undertaker import AGENT_MARK, Undertaker
+from bigmachine.agent.commands import AGENT_MARK
+from bigmachine.agent.undertaker import Undertaker
 
 if TYPE_CHECKING:
     import socket

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.bootstrap import Bootstrap
 from bigmachine.agent.children import Nursery
+from bigmachine.agent.commands import AGENT_MARK
 from bigmachine.agent.control_groups import ControlGroups
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.host import Host
@@ -26,7 +27,6 @@ from bigmachine.agent.reaper import Reaper
 from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
-from bigmachine.agent.undertaker import AGENT_MARK
 from bigmachine.rpc import Codec, Link, Server, ServiceTable, serve_socket
 
 if TYPE_CHECKING:

@@ -32,8 +32,6 @@ from bigmachine.agent import control_groups
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: In the environment of the agent's children that are not machines, and of what is forked of them.
-AGENT_MARK: Final = "BIGMACHINE_AGENT"
 #: What has a mark may start something else before it dies, so a look is repeated, but not for ever.
 _SWEEP: Final = 2.0
 #: The agent waits for so long, at its end, until the undertaker is done.
@@ -204,4 +202,4 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-__all__ = ["AGENT_MARK", "Undertaker", "sweep"]
+__all__ = ["Undertaker", "sweep"]

@@ -16,16 +16,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bigmachine.agent.launch import LaunchSpec
-from bigmachine.agent.processes import MARK as PROCESS_MARK
-from bigmachine.errors import ImageError
-from bigmachine.image.manifest import MARK
-from bigmachine.trust.identity import Identity
-
+# A driver comes by here before anything else, and needs none of what its machines do.
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bigmachine.agent.control import BlockingChannel, Message
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.trust.identity import Identity
 
 _current: Boot | None = None
 _untimely: list[Untimely] | None = None
@@ -82,6 +79,9 @@ def read(message: Message, channel: BlockingChannel) -> Boot:
     Raises:
         ValueError: if the agent speaks another language; it was then started from another version of the library.
     """
+    from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.trust.identity import Identity
+
     global _current  # see above
     if message.kind != "boot":
         raise ValueError(f"the first message to a machine must be 'boot', not {message.kind!r}")
@@ -100,6 +100,9 @@ def check_image(spec: LaunchSpec) -> None:
     """
     if not spec.root:
         return
+    from bigmachine.errors import ImageError
+    from bigmachine.image.manifest import MARK
+
     try:
         with open(os.path.join(sys.prefix, MARK), "rb") as file:
             digest = json.load(file)["digest"]
@@ -115,10 +118,12 @@ def apply(spec: LaunchSpec) -> None:
     Raises:
         OSError: if the working directory is not there.
     """
+    from bigmachine.agent.processes import MARK
+
     os.environ.clear()
     os.environ.update(spec.environ)
     os.environ["BIGMACHINE_MODE"] = "machine"
-    os.environ[PROCESS_MARK] = spec.machine_id
+    os.environ[MARK] = spec.machine_id
     time.tzset()
     sys.argv[:] = spec.argv
     # In an image the interpreter finds its packages by itself; the program's own folders stand before them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bigmachine import _uncollected, program
 from bigmachine.errors import InvalidCall
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from bigmachine.session.output import OutputTarget
     from bigmachine.session.session import Session
     from bigmachine.system import System
+
+
+#: For a system that could not begin to shut down.
+_LEAST: Final = 2.0
 
 
 def is_driver() -> bool:
@@ -54,7 +58,8 @@ def start(
 
         if system is None or isinstance(system, str):
             settings = config.load(system)
-            return open_session(create(settings.system, settings.options), name, settings, output, events)
+            system = create(settings.system, settings.options)
+            return open_session(system, name, settings, output, events, is_ours=True)
         if not isinstance(system, System):
             raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
         return open_session(system, name, config.load(), output, events)
@@ -66,12 +71,25 @@ def open_session(
     settings: Settings,
     output: OutputTarget | None = None,
     events: EventTarget | None = None,
+    *,
+    is_ours: bool = False,
 ) -> Session:
-    """Begin a driver's session with what was configured, and what the program says itself."""
+    """Begin a driver's session with what was configured, and what the program says itself.
+
+    `is_ours`: nobody else has the system, which may be of no more use if this fails.
+    """
     from bigmachine.session.descriptors import occupy_standard_descriptors
-    from bigmachine.session.session import Session
 
     occupy_standard_descriptors()
+    if is_ours:
+        system.claim()
+        try:
+            system.prepare()  # it may start processes, which do their imports while this one does those that follow
+        except BaseException:
+            system.shutdown(_LEAST)
+            raise
+    from bigmachine.session.session import Session
+
     return Session.open(
         system,
         name,
@@ -80,6 +98,7 @@ def open_session(
         output=settings.output if output is None else output,
         events=(settings.events or None) if events is None else events,
         dumps=settings.dumps,
+        is_prepared=is_ours,
     )
 
 

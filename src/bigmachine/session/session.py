@@ -119,22 +119,27 @@ class Session(Sight):
         output: OutputTarget = "stream",
         events: EventTarget | None = None,
         dumps: str = "",
+        is_prepared: bool = False,
     ) -> Session:
         """Begin a driver's session on a system.
 
         `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine. `output`: where
         goes what machines print ("stream", "off", a folder, a function). `events`: a file or a function for `Event`s.
-        `dumps`: the folder for what machines hold that run short of memory; "": one for temporary files.
+        `dumps`: the folder for what machines hold that run short of memory; "": one for temporary files. `is_prepared`:
+        the system has been claimed for this session and prepared; it is shut down if this fails.
 
         Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
         """
-        display = display_for(output, name)
-        take_event = None if events is None else events_to(events)
-        system.claim()
         session_id = secrets.token_hex(4)
-        # The system may start processes now; making the authority, which imports `cryptography`, takes as long.
+        is_claimed = is_prepared
         try:
-            system.prepare()
+            display = display_for(output, name)
+            take_event = None if events is None else events_to(events)
+            if not is_claimed:
+                system.claim()
+                is_claimed = True
+                system.prepare()
+            # Its processes start now; making the authority, which imports `cryptography`, takes as long.
             authority = Authority(session_id)
             identity = authority.issue(Role.DRIVER, "driver")
             entry = detect()
@@ -153,7 +158,8 @@ class Session(Sight):
                 dumps=dumps,
             )
         except BaseException:
-            system.shutdown(_LEAST)
+            if is_claimed:
+                system.shutdown(_LEAST)
             raise
         receive_with(session_id, session._receive)
         atexit.register(session.shutdown)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bigmachine.errors import Cause, ProvisionError
-from bigmachine.image.manifest import Platform
-from bigmachine.rpc import Dialer, Reactor
-from bigmachine.trust import Identity, Role
+
+if TYPE_CHECKING:  # a local system's agent is started before its driver imports these
+    from bigmachine.image.manifest import Platform
+    from bigmachine.rpc import Dialer, Reactor
+    from bigmachine.trust import Identity, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Keepalive:
 
 
 #: Makes a way to the peer of an id and a role.
-MakeDialer = Callable[[str, Role], Dialer]
+MakeDialer: TypeAlias = "Callable[[str, Role], Dialer]"
 
 
 class Guest(Protocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import select
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import time
 from collections.abc import Sequence
 
 from bigmachine.agent import Bootstrap, Clocks, agent_command
-from bigmachine.agent.undertaker import AGENT_MARK
+from bigmachine.agent.commands import AGENT_MARK
 from bigmachine.errors import ProvisionError
 from bigmachine.image import interpreter_args
 from bigmachine.system import Keepalive, Launched, System, Ticket
@@ -110,7 +109,7 @@ class _AgentProcess:
     def __init__(self) -> None:
         if not sys.executable:
             raise ProvisionError("sys.executable is empty: local machines need to know this program's interpreter")
-        self.id = f"h{secrets.token_hex(3)}"
+        self.id = f"h{os.urandom(3).hex()}"
         self.port = 0
         self._is_reading = False
         self._has_ended = False
@@ -122,7 +121,7 @@ class _AgentProcess:
                 bufsize=0,
                 start_new_session=True,
                 cwd="/",
-                env=os.environ | {AGENT_MARK: secrets.token_hex(8)},
+                env=os.environ | {AGENT_MARK: os.urandom(8).hex()},
             )
         except OSError as exc:
             raise ProvisionError(f"the agent's process could not be started ({sys.executable}): {exc}") from exc

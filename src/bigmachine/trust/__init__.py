@@ -1,14 +1,46 @@
 """Who may talk to whom: the session's certificate authority, the identities it issues, and TLS made from them.
 
 A fresh authority a session, its key only in the driver's memory; every process has its own key and certificate; both
-sides of every connection check chain, name and role. Importing this room costs what `ssl` costs: `cryptography` is
-loaded when an `Authority` is made, which agents and programs never do.
+sides of every connection check chain, name and role. Importing this room costs nothing until a name is asked for:
+`ssl` is loaded for the first context (20 ms, in which a driver's agent is starting already), and `cryptography` when an
+`Authority` is made, which agents and programs never do.
 """
 
-from bigmachine.trust.authority import Authority
-from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context, stage0_context
-from bigmachine.trust.credentials import Credentials, write_credentials
-from bigmachine.trust.identity import Identity, Peer, Role
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigmachine.trust.authority import Authority
+    from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context, stage0_context
+    from bigmachine.trust.credentials import Credentials, write_credentials
+    from bigmachine.trust.identity import Identity, Peer, Role
+
+_HOME = {
+    "Authority": "authority",
+    "Credentials": "credentials",
+    "Identity": "identity",
+    "Peer": "identity",
+    "Refused": "contexts",
+    "Role": "identity",
+    "check_peer": "contexts",
+    "client_context": "contexts",
+    "peer_of": "contexts",
+    "server_context": "contexts",
+    "stage0_context": "contexts",
+    "write_credentials": "credentials",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "Authority",
