@@ -131,6 +131,24 @@ def test_a_dump_that_cannot_be_written_is_an_error_and_the_session_goes_on(sessi
     session.machines()[0].call(Shop.sell, 1)
 
 
+def test_a_machine_that_stands_still_is_in_the_dump_as_seen_from_outside(session: Session, tmp_path: Path) -> None:
+    (machine,) = session.start(services=[Shop()])
+    machine.call(Shop.sell, 1)
+    pid = machine.call("Supervisor.getpid")
+    os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    path = session.dump(tmp_path / "all.zip")
+    took = time.monotonic() - begin
+    os.kill(pid, signal.SIGCONT)
+    machine.cancel()
+    with zipfile.ZipFile(path) as archive:
+        stacks, heap = archive.read("stacks.txt").decode(), archive.read("heap.txt").decode()
+        assert archive.read(f"logs/{machine.name}.txt") == b"sold 1\n"
+    assert took < 25
+    assert f"# {machine.name}: it did not answer within 2 s" in stacks
+    assert f"# missing: {machine.name}: " in heap
+
+
 def test_a_signal_asks_for_a_dump(session: Session, tmp_path: Path) -> None:
     before, hook = signal.getsignal(signal.SIGUSR1), sys.excepthook
     session.dump_on(tmp_path, error=False)

@@ -327,6 +327,27 @@ if __name__ == "__main__":
 """
 
 
+def test_nothing_is_imported_before_somebody_looks(run_program: RunProgram, write: WriteProgram) -> None:
+    write("main.py", LOADED)
+    assert run_program("main.py").out.splitlines() == ["[]", "[]"]
+
+
+LOADED = """
+import sys
+import bigmachine
+
+class Loaded:
+    def names(self):
+        rooms = ("bigmachine.observe", "bigmachine.session.seeing.", "psutil", "tracemalloc", "memray", "opentelemetry")
+        return [name for name in sys.modules if name.startswith(rooms) and not name.endswith(".sight")]
+
+if __name__ == "__main__":
+    with bigmachine.start("local") as session:
+        print(session.start(services=[Loaded()])[0].call(Loaded.names))
+    print(Loaded().names())
+"""
+
+
 def test_nothing_to_look_at_is_said() -> None:
     with bigmachine.start("local") as session, pytest.raises(BigmachineError, match="no machine to be looked at"):
         session.profile("goroutine")

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ from bigmachine.errors import BigmachineError
 from bigmachine.machine import Machine
 from bigmachine.session.seeing import own
 from bigmachine.session.seeing.asking import ask_all, why_not
-from bigmachine.session.seeing.collecting import Collected, collect
+from bigmachine.session.seeing.collecting import collect
 from bigmachine.session.seeing.formats import rendered
 from bigmachine.session.seeing.kinds import KINDS
 from bigmachine.session.seeing.variables import plain
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc import Reactor
     from bigmachine.session.seeing.sight import Sight
 
-#: For what a machine is asked beside profiles and variables.
+#: For what a machine is asked beside stacks and variables.
 _PATIENCE: Final = 5.0
 
 #: The name of a file in the zip, and what is in it.
@@ -132,9 +133,8 @@ def _stacks(session: Sight, reactor: Reactor) -> _Files:
 
 
 def _heap(session: Sight, reactor: Reactor) -> _Files:
-    collected: Collected = collect(
-        reactor, session.machines(), KINDS["heap"], seconds=None, options={}, driver=session.is_driver
-    )
+    kind = replace(KINDS["heap"], patience=_PATIENCE)  # a dump is often wanted because something hangs
+    collected = collect(reactor, session.machines(), kind, seconds=None, options={}, driver=session.is_driver)
     return {"heap.pb.gz": rendered(collected, "pprof"), "heap.txt": rendered(collected, "text", 1)}
 
 
