@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent import pyspy
 from bigmachine.agent.processes import look_at
-from bigmachine.errors import Cause, InvalidCall, MachineStopped
+from bigmachine.errors import BigmachineError, Cause, InvalidCall, MachineStopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -238,12 +238,19 @@ class Supervisor:
 
     async def _sampled(self, seconds: float, sampling: pyspy.Sampling) -> bytes:
         pid = self._pid()
-        folded = await pyspy.record(self._reaper, pid, seconds, sampling)
+        try:
+            folded = await pyspy.record(self._reaper, pid, seconds, sampling)
+        except BigmachineError:
+            await self._check_alive(pid)  # it may have been gone before py-spy had a look
+            raise
+        await self._check_alive(pid)  # py-spy is content with what it has seen until then
+        return folded
+
+    async def _check_alive(self, pid: int) -> None:
         seen = look_at(pid)
-        if seen is None or seen.is_ending:  # py-spy is content with what it has seen until then
+        if seen is None or seen.is_ending:
             await self._machine.ended(_LAST_BREATH)
             self._pid()
-        return folded
 
     async def profiles(self) -> list[str]:
         """Name the profiles that `profile` gives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -56,11 +57,15 @@ class Job:
 
 def make(limit: int = 256) -> tuple[Clock, ThreadPool]:
     clock = Clock()
-    return clock, ThreadPool(cast(Reactor, clock), limit, "test-pool")
+    # Each has a name of its own: another test's threads may not have ended yet.
+    return clock, ThreadPool(cast(Reactor, clock), limit, f"test-pool{next(_numbers)}")
 
 
-def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("test-pool")]
+_numbers = itertools.count()
+
+
+def threads(pool: ThreadPool) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"{pool._name}-")]
 
 
 def until(claim: Callable[[], bool]) -> None:
@@ -76,9 +81,9 @@ def test_the_first_job_runs_in_a_thread_of_the_pool() -> None:
     job = Job(lambda: names.append(threading.current_thread().name))
     pool.submit(job)
     assert job.ran.wait(PATIENCE)
-    assert names == ["test-pool-0"]
+    assert names == [f"{pool._name}-0"]
     pool.close()
-    until(lambda: not threads())
+    until(lambda: not threads(pool))
 
 
 def test_jobs_that_wait_get_a_thread_each() -> None:
@@ -151,7 +156,7 @@ def test_the_pool_never_has_more_threads_than_its_bound_and_still_runs_everythin
     for job in jobs:
         pool.submit(job)
     clock.ring()
-    assert pool.size == len(threads()) == 3
+    assert pool.size == len(threads(pool)) == 3
     assert clock.timers == []
     pool.submit(Job(lambda: None))
     assert clock.timers == []  # at the bound there is nothing to look for
@@ -210,7 +215,7 @@ def test_a_job_that_outlasts_its_loop_is_not_complained_about(caplog: pytest.Log
     with caplog.at_level(logging.INFO, "bigmachine.rpc"):
         pool.submit(Job(outlast))
         pool.close()
-        until(lambda: not threads())
+        until(lambda: not threads(pool))
     assert caplog.text == ""
 
 
@@ -227,18 +232,18 @@ def test_closing_lets_what_was_submitted_run_and_then_ends_every_thread() -> Non
     assert clock.cancelled == 1
     go.set()
     assert late.ran.wait(PATIENCE)
-    until(lambda: not threads())
+    until(lambda: not threads(pool))
 
 
 def test_a_job_that_comes_after_closing_still_runs_and_leaves_no_thread() -> None:
     _, pool = make()
     pool.submit(Job(lambda: None))
     pool.close()
-    until(lambda: not threads())
+    until(lambda: not threads(pool))
     late = Job(lambda: None)
     pool.submit(late)
     assert late.ran.wait(PATIENCE)
-    until(lambda: not threads())
+    until(lambda: not threads(pool))
 
 
 def test_an_idle_thread_keeps_nothing_of_its_last_job() -> None:
