@@ -100,8 +100,9 @@ class Nursery:
         interpreter = spec.interpreter or self._interpreter
         return os.posix_spawnp(
             interpreter[0],
-            # An image has the library among its packages.
-            program_command(interpreter, [] if spec.root else self._sys_path, os.getpid(), self._files),
+            program_command(
+                interpreter, _in_image(spec.sys_path) if spec.root else self._sys_path, os.getpid(), self._files
+            ),
             spec.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -110,6 +111,11 @@ class Nursery:
                 (os.POSIX_SPAWN_DUP2, control, CONTROL_FD),  # last: it might be the number of one of the others
             ],
         )
+
+
+def _in_image(sys_path: list[str]) -> list[str]:
+    """Return the folders of an image that have the library; usually none, for it is among its packages."""
+    return [folder for folder in sys_path if os.path.isdir(f"{folder}/bigmachine")]
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:

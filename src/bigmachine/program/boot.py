@@ -127,7 +127,8 @@ def apply(spec: LaunchSpec) -> None:
     time.tzset()
     sys.argv[:] = spec.argv
     # In an image the interpreter finds its packages by itself; the program's own folders stand before them.
-    sys.path[:] = [*spec.sys_path, *(entry for entry in sys.path if entry)] if spec.root else spec.sys_path
+    own = [entry for entry in sys.path if entry and entry not in spec.sys_path] if spec.root else []
+    sys.path[:] = [*spec.sys_path, *own]
     for stream in (sys.stdout, sys.stderr):
         # A pipe is block buffered, and a line must not wait for 8 KB of others, nor be lost with the process.
         if isinstance(stream, io.TextIOWrapper):

@@ -1,8 +1,7 @@
-"""The SSH client's side of one host: a connection that verifies host keys, commands on it, and ways to its ports.
+"""Where the SSH client runs, and the ways to a host's ports.
 
-`asyncssh` does the protocol, with the user's own configuration (`~/.ssh/config`, agent, known hosts, jump hosts). It
-runs on an event loop of its own, in a thread: its ciphers must not hold up calls. Everything here is a coroutine of
-that loop; `Loop.run` is the door for other threads.
+`asyncssh` runs on an event loop of its own, in a thread: its ciphers must not hold up calls. Everything of this package
+that is a coroutine is one of that loop; `Loop.run` is the door for other threads.
 """
 
 from __future__ import annotations
@@ -25,12 +24,8 @@ T = TypeVar("T")
 #: Log-ins at once. A server drops unauthenticated connections above its MaxStartups, 10 by default, and several names
 #: of the list may be one server, or lie behind one.
 LOGINS: Final = 8
-#: A connection that is dropped while it logs in is tried again after so many seconds.
-_AGAIN: Final = (0.2, 0.6, 1.5)
-CONNECT_TIMEOUT: Final = 15.0
-LOGIN_TIMEOUT: Final = 20.0
-#: A connection that carries nothing is kept from being forgotten by what lies in between.
-_KEEPALIVE: Final = 30.0
+#: For a server to open a channel.
+_CHANNEL: Final = 15.0
 
 
 class Loop:
@@ -59,49 +54,21 @@ class Loop:
         """Cancel a task that runs there."""
         self._loop.call_soon_threadsafe(task.cancel)
 
-    def stop(self) -> None:
-        """End it; what still runs there is dropped."""
+    def stop(self, patience: float) -> None:
+        """End it; what still runs there is cancelled, and has `patience` seconds to end."""
+        with contextlib.suppress(TimeoutError):
+            self.run(_cancel_all(), patience)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2.0)
         if not self._thread.is_alive():
             self._loop.close()
 
 
-async def connect(host: SshHost, config: str | None, logins: asyncio.Semaphore) -> asyncssh.SSHClientConnection:
-    """Log in.
-
-    The host's key is always verified against the known ones; there is no way to switch that off.
-
-    Raises:
-        AuthenticationError: the host's key is not the known one, or it does not take ours.
-        ProvisionError: anything else; the text names the host and the remedy.
-    """
-    import asyncssh
-
-    options: dict[str, Any] = {}
-    if host.port is not None:
-        options["port"] = host.port
-    if host.user is not None:
-        options["username"] = host.user
-    if config is not None:
-        options["config"] = [config]
-    for pause in (*_AGAIN, None):
-        try:
-            async with logins, asyncio.timeout(CONNECT_TIMEOUT + LOGIN_TIMEOUT):
-                return await asyncssh.connect(
-                    host.name,
-                    connect_timeout=CONNECT_TIMEOUT,
-                    login_timeout=LOGIN_TIMEOUT,
-                    keepalive_interval=_KEEPALIVE,
-                    **options,
-                )
-        except (asyncssh.ConnectionLost, ConnectionResetError) as error:  # as by MaxStartups
-            if pause is None:
-                raise translate(error, host, "logging in") from error
-            await asyncio.sleep(pause)
-        except (asyncssh.Error, OSError, ValueError) as error:
-            raise translate(error, host, "logging in") from error
-    raise ProvisionError(f"ssh host {host}: could not log in")  # not reached: the last pause is None
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def forward(
@@ -115,19 +82,18 @@ async def forward(
     import asyncssh
 
     try:
-        return await connection.forward_local_path(path, "127.0.0.1", port)
+        async with asyncio.timeout(_CHANNEL):
+            # Whether the server forwards at all would else be seen only by whoever connects to the socket.
+            _, writer = await connection.open_connection("127.0.0.1", port)
+            writer.close()
+            return await connection.forward_local_path_to_port(path, "127.0.0.1", port)
+    except asyncssh.ChannelOpenError as error:
+        raise ProvisionError(
+            f"ssh host {host} (forwarding its port): port {port} does not answer from here, and the server forwards "
+            f"none ({error.reason}): open the host's ports to this one, or set AllowTcpForwarding for its sshd"
+        ) from error
     except (asyncssh.Error, OSError) as error:
         raise translate(error, host, "forwarding its port") from error
-
-
-async def close(connection: asyncssh.SSHClientConnection, patience: float) -> None:
-    """Close a connection; by force if it takes longer than `patience` seconds."""
-    connection.close()
-    with contextlib.suppress(TimeoutError, OSError):
-        async with asyncio.timeout(patience):
-            await connection.wait_closed()
-            return
-    connection.abort()
 
 
 async def reachable(address: str, port: int, patience: float) -> bool:
@@ -141,4 +107,4 @@ async def reachable(address: str, port: int, patience: float) -> bool:
     return True
 
 
-__all__ = ["CONNECT_TIMEOUT", "LOGIN_TIMEOUT", "Loop", "close", "connect", "forward", "reachable"]
+__all__ = ["LOGINS", "Loop", "forward", "reachable"]

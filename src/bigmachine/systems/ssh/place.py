@@ -24,6 +24,7 @@ from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script,
 from bigmachine.errors import BigmachineError, ProvisionError
 from bigmachine.systems.ssh import client
 from bigmachine.systems.ssh.failures import translate
+from bigmachine.systems.ssh.login import CONNECT_TIMEOUT, log_in
 from bigmachine.trust import Role
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class Way:
             OSError: if it does not work.
         """
         if not self.path:
-            return socket.create_connection((self.address, self.port), client.CONNECT_TIMEOUT)
+            return socket.create_connection((self.address, self.port), CONNECT_TIMEOUT)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(client.CONNECT_TIMEOUT)
+            sock.settimeout(CONNECT_TIMEOUT)
             sock.connect(self.path)
         except BaseException:
             sock.close()
@@ -80,12 +81,14 @@ class Place:
         self.machines = 0
         self.way: Way | None = None
         self.raised: Raised | None = None
+        self.steps: list[tuple[str, float]] = []
         self._path = os.path.join(directory, agent_id)
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
         self._listener: asyncssh.SSHListener | None = None
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
         self._listening: asyncio.Task[None] | None = None
+        self._dialled: list[socket.socket] = []
 
     @property
     def is_alive(self) -> bool:
@@ -103,35 +106,48 @@ class Place:
         """
         stage = "logging in"
         try:
-            self._connection = await client.connect(self.host, config, logins)
-            stage = "starting stage 0"
+            self._reach(stage)
             identity = await asyncio.to_thread(ticket.issue, Role.BOOTSTRAP, self.agent_id)
+            self._connection = await log_in(self.host, config, logins)
+            stage = self._reach("starting stage 0")
             began = time.monotonic()
             port = await self._start(identity, keepalive)
             self.way = await self._way(port, time.monotonic() - began)
-            stage = "bringing up its agent"
+            stage = self._reach("bringing up its agent")
             driver = await asyncio.to_thread(ticket.issue, Role.DRIVER, "driver")
-            self.raised = await asyncio.to_thread(self._raise, self.way, driver, identity, keepalive)
+            self.raised = await asyncio.to_thread(self._raise, driver, identity, keepalive)
         except BaseException as error:
             await self.close(_END)
             if isinstance(error, BigmachineError) or not isinstance(error, Exception):
                 raise
             raise translate(error, self.host, stage) from error
 
-    def _raise(self, way: Way, driver: Identity, identity: Identity, keepalive: Keepalive) -> Raised:
+    def _reach(self, stage: str) -> str:
+        self.steps.append((stage, time.time()))
+        return stage
+
+    def _raise(self, driver: Identity, identity: Identity, keepalive: Keepalive) -> Raised:
         clocks = Clocks(lease=keepalive.lease, hang=keepalive.hang, first_contact=keepalive.first_contact)
-        with BareHost(way.dial, driver, self.agent_id, host=f"ssh host {self.host}") as host:
+        with BareHost(self._dial, driver, self.agent_id, host=f"ssh host {self.host}") as host:
             return bring_up(host, identity, clocks, tethered=True)
+
+    def _dial(self) -> socket.socket:
+        """Connect to the agent's port; the end of this place is the end of that connection, whoever waits for it."""
+        assert self.way is not None
+        sock = self.way.dial()
+        self._dialled.append(sock.dup())
+        return sock
 
     # stage 0
 
     async def _start(self, identity: Identity, keepalive: Keepalive) -> int:
         """Start stage 0 over the login; gives its port."""
-        orders = Stage0Orders(identity, first_contact=keepalive.first_contact)
-        given = stage0_input(orders)
         connection = self._connection
         assert connection is not None
-        process = await connection.create_process(bare_shell_script(len(given)), encoding=None)
+        everywhere = "::" if ":" in self._address() else "0.0.0.0"  # noqa: S104 (whoever has no certificate is refused)
+        given = stage0_input(Stage0Orders(identity, (everywhere, 0), first_contact=keepalive.first_contact))
+        async with asyncio.timeout(_STARTING):
+            process = await connection.create_process(bare_shell_script(len(given)), encoding=None)
         self._process = process
         self._listening = asyncio.create_task(self._listen(process))
         process.stdin.write(given)
@@ -193,31 +209,52 @@ class Place:
     async def _way(self, port: int, round_trip: float) -> Way:
         connection = self._connection
         assert connection is not None
-        peer = connection.get_extra_info("peername")
-        address = peer[0] if peer else ""
+        address = self._address()
         patience = max(_LEAST, min(2.0, _ROUND_TRIPS * round_trip))
         if address and await client.reachable(address, port, patience):
             return Way(address, port)
         self._listener = await client.forward(connection, self._path, port, self.host)
         _log.info("ssh host %s: port %d is reached through the login", self.host, port)
-        return Way(address or self.host.name, port, self._path)
+        return Way(address or str(connection.get_extra_info("host")), port, self._path)
+
+    def _address(self) -> str:
+        """Return the address that we are connected to; none if other hosts lie between."""
+        assert self._connection is not None
+        peer = self._connection.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
 
     # its end
 
     async def close(self, patience: float) -> None:
         """End the agent and all that it runs by ending its stream; hang up within `patience` seconds."""
         process, connection = self._process, self._connection
-        if process is not None:
-            with contextlib.suppress(Exception):  # it is gone
-                process.stdin.write_eof()
-                async with asyncio.timeout(patience):
+        try:
+            async with asyncio.timeout(patience):
+                if process is not None:
+                    with contextlib.suppress(OSError):  # it is gone
+                        process.stdin.write_eof()
                     await process.wait_closed()
+                if connection is not None:
+                    connection.close()
+                    await connection.wait_closed()
+        except (TimeoutError, OSError):
+            _log.info("ssh host %s does not answer, and is left to end by itself", self.host)
+        finally:
+            if connection is not None:
+                connection.abort()
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let go of all that is here."""
         if self._listener is not None:
             self._listener.close()
         if self._listening is not None:
             self._listening.cancel()
-        if connection is not None:
-            await client.close(connection, _END)
+        for sock in self._dialled:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        self._dialled.clear()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 

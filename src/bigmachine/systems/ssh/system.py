@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -90,17 +91,27 @@ class SSHSystem(System):
             if self._loop is None:
                 self.prepare()
             assert self._loop is not None
-            slots, failures = self._loop.run(self._provide(n, ticket), _LAUNCH)
+            try:
+                slots, failures = self._loop.run(self._provide(n, ticket), _LAUNCH)
+            except concurrent.futures.CancelledError as error:
+                raise self._gone() from error
+            except TimeoutError as error:
+                raise ProvisionError(
+                    f"no ssh host came up within {_LAUNCH:.0f} s: are they reached by a very slow line?", temporary=True
+                ) from error
         if not slots:
             self._check()
             raise summary(failures) if failures else self._full(n)
-        for error in failures.values():
-            _log.warning("%s", error)
+        for failure in failures.values():
+            _log.warning("%s", failure)
         return slots
 
     def _check(self) -> None:
         if self._is_shut_down:
-            raise ProvisionError("this ssh system was shut down; make a new one")
+            raise self._gone()
+
+    def _gone(self) -> ProvisionError:
+        return ProvisionError("this ssh system was shut down; make a new one")
 
     def _full(self, n: int) -> ProvisionError:
         takes = ", ".join(f"{host} {self._room(host)}" for host in self.hosts)
@@ -125,7 +136,8 @@ class SSHSystem(System):
                     failures[host] = result
                 elif isinstance(result, BaseException):
                     raise result
-            slots += [self._slot(self._places[host]) for host in chosen if host not in failures]
+            came_up = [host for host in chosen if host not in failures]
+            slots += [self._slot(self._places[host], is_fresh=host in fresh) for host in came_up]
         return slots, failures
 
     def _choose(self, n: int, failures: Mapping[SshHost, BigmachineError]) -> list[SshHost]:
@@ -153,9 +165,12 @@ class SSHSystem(System):
         except BaseException:
             await place.close(_GRACE)
             raise
+        before = self._places.get(host)
         self._places[host] = self._by_agent[place.agent_id] = place
+        if before is not None:  # it is dead, or there would be no new one
+            await before.close(_GRACE)
 
-    def _slot(self, place: Place, machines: int = 1) -> Launched:
+    def _slot(self, place: Place, machines: int = 1, *, is_fresh: bool = True) -> Launched:
         way, raised = place.way, place.raised
         assert way is not None
         assert raised is not None
@@ -167,6 +182,7 @@ class SSHSystem(System):
             raised.facts.hostname,
             max(1, raised.facts.cpus // self._room(place.host)),
             path=way.path,
+            steps=tuple(place.steps) if is_fresh else (),
             runtime=Runtime(raised.python, raised.platform),
         )
 
@@ -191,7 +207,7 @@ class SSHSystem(System):
             places = [*self._by_agent.values()]
             with contextlib.suppress(TimeoutError):
                 loop.run(_close(places, timeout), timeout + _GRACE)
-            loop.stop()
+            loop.stop(_GRACE)
             shutil.rmtree(self._directory, ignore_errors=True)
 
 

@@ -1,0 +1,31 @@
+"""The lab of the tests of ssh: it comes up once, with the values that a server has if nobody sets others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.labs.ssh.lab import Lab, bring_up
+
+#: OpenSSH's own defaults, which the lab would raise.
+_DEFAULTS = "MaxSessions 10\nMaxStartups 10:30:100"
+
+
+@pytest.fixture(scope="session")
+def whole_lab() -> Iterator[Lab]:
+    """Three hosts."""
+    lab = bring_up(3, _DEFAULTS)
+    yield lab
+    lab.down()
+    shutil.rmtree(lab.home, ignore_errors=True)
+
+
+@pytest.fixture
+def lab(whole_lab: Lab) -> Iterator[Lab]:
+    """The hosts, healthy before and after; nothing may be left on them."""
+    yield whole_lab
+    for host in range(1, whole_lab.count + 1):
+        whole_lab.netlab("heal", str(host))
+    whole_lab.check_quiet()
