@@ -1,9 +1,9 @@
 """Put layers together to a real virtual environment: `sys.executable`, console scripts and metadata work in it.
 
-A top-level name that one layer alone has is a symbolic link to it. Where several have it, and where a library in the
-layer looks for those of others relative to itself, files are hard links, one by one: the system follows symbolic links
-before it goes up a folder, so such a library finds others only if it lies beside them. The environment is built under
-another name and renamed when it is whole; then nothing in it is changed any more but byte code.
+A folder in site-packages that one layer alone has is a symbolic link to it. Where several have it, and where a library
+in the layer looks for those of others relative to itself, files are hard links, one by one: the system follows symbolic
+links before it goes up a folder, so such a library finds others only if it lies beside them. The environment is built
+under another name and renamed when it is whole; then nothing in it is changed any more but byte code.
 """
 
 from __future__ import annotations
@@ -12,34 +12,35 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image import recorded, scripts
-from bigmachine.image.manifest import MARK, File, Layer, Manifest
+from bigmachine.image import scripts
+from bigmachine.image.manifest import MARK, Layer, Manifest
+from bigmachine.image.stored import Stored, top
 
 _PTH: Final = "bigmachine.pth"
 _CACHE: Final = "__pycache__"
 
 
 def assemble(
-    manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str, older: Path | None = None
+    manifest: Manifest, layers: Sequence[Stored], part: Path, root: Path, python: str, older: Path | None = None
 ) -> None:
     """Build the image in the new directory `part`, to be renamed to `root`, for the interpreter at `python`.
 
-    `layer` says where a layer's files are. `older` is another image for that interpreter: byte code that was made there
-    is taken over for the files that both have.
+    `layers` are the manifest's. `older` is another image for that interpreter: byte code that was made there is taken
+    over for the files that both have.
 
     Raises:
         ImageError: if two files would have to be at one place in a way that cannot be.
         OSError: if something cannot be written.
     """
-    builder = _Builder(manifest, layer, part, root, python)
+    builder = _Builder(manifest, layers, part, root, python)
     part.mkdir(mode=0o755)
     builder.interpreter()
-    for each in manifest.layers:
+    for each in layers:
         builder.add(each)
     if older is not None:
         builder.inherit(older)
@@ -47,9 +48,8 @@ def assemble(
 
 
 class _Builder:
-    def __init__(self, manifest: Manifest, layer: Callable[[str], Path], part: Path, root: Path, python: str) -> None:
+    def __init__(self, manifest: Manifest, layers: Sequence[Stored], part: Path, root: Path, python: str) -> None:
         self._manifest = manifest
-        self._layer = layer
         self._part = part
         self._root = root
         self._python = os.path.realpath(python)
@@ -57,7 +57,7 @@ class _Builder:
         self._site = f"lib/python{manifest.platform.minor}/site-packages"
         self._folders: set[str] = set()
         self._caches: set[str] = set()
-        tops = Counter(top for each in manifest.layers if each.kind != "tree" for top in _tops(each.files))
+        tops = Counter(top for each in layers if each.layer.kind != "tree" for top in each.tops)
         self._shared = {top for top, count in tops.items() if count > 1}
 
     def interpreter(self) -> None:
@@ -65,38 +65,38 @@ class _Builder:
         minor = self._manifest.platform.minor
         self._folder("bin")
         self._folder(self._site)
-        (self._part / "pyvenv.cfg").write_text(
+        self._write(
+            "pyvenv.cfg",
             f"home = {os.path.dirname(self._python)}\n"
             "include-system-site-packages = false\n"
-            f"version = {self._manifest.platform.python}\n"
+            f"version = {self._manifest.platform.python}\n",
         )
         os.symlink(self._python, self._part / "bin/python")
         for name in ("python3", f"python{minor}"):
             os.symlink("python", self._part / "bin" / name)
         os.symlink("lib", self._part / "lib64")
 
-    def add(self, layer: Layer) -> None:
+    def add(self, stored: Stored) -> None:
         """Add a layer; what is there already stays."""
-        source = self._layer(layer.id)
-        linked = set() if layer.escapes or layer.kind == "tree" else self._by_name(layer, source)
+        layer, source = stored.layer, stored.folder
+        linked = set[str]() if layer.escapes or layer.kind == "tree" else self._by_name(stored)
+        is_rest = linked == stored.tops and layer.kind != "tree"
         modules: dict[str, set[str]] = {}
-        for file in layer.files:
-            if _top(file.path) in linked:
+        for file in stored.others if is_rest else stored.files:
+            if linked and top(file.path) in linked:
                 continue
-            place = self._place(layer, file.path)
-            if not self._put(layer, f"{source}/{file.path}", place):
+            if not self._put(layer, f"{source}/{file.path}", self._place(layer, file.path)):
                 continue
             if file.path.endswith(".py"):
                 inside, _, name = file.path.rpartition("/")
                 modules.setdefault(inside, set()).add(name.removesuffix(".py"))
-        for path in recorded.names(layer):
-            if _top(path) not in linked:
-                _link(source / path, self._part / self._place(layer, path))
         for inside, names in modules.items():
             self._byte_code(layer, source, inside, names)
-        for file in layer.files:
-            if file.path.startswith("site/") and file.path.endswith("-info/entry_points.txt"):
-                self._scripts(source / file.path)
+        for path in stored.recorded:
+            if top(path) not in linked:
+                _link(source / path, self._part / self._place(layer, path))
+        for path in stored.entry_points:
+            self._scripts(source / path)
 
     def _put(self, layer: Layer, source: str, place: str) -> bool:
         """Put a file in its place, unless there is one; whether it was put there."""
@@ -125,16 +125,14 @@ class _Builder:
         self._script(Path(here), text)
         return True
 
-    def _by_name(self, layer: Layer, source: Path) -> set[str]:
-        """Link top-level names that no other layer has; gives those."""
+    def _by_name(self, stored: Stored) -> set[str]:
+        """Link folders that no other layer has; gives those."""
         linked = set()
-        for top in _tops(layer.files):
-            if top in self._shared or top == _CACHE or top.endswith(".pth"):
-                continue
-            place = self._part / self._site / top
+        for name in stored.tops - self._shared:
+            place = f"{self._part}/{self._site}/{name}"
             if not os.path.lexists(place):
-                os.symlink(source / "site" / top, place)
-                linked.add(top)
+                os.symlink(f"{stored.folder}/site/{name}", place)
+                linked.add(name)
         return linked
 
     def _place(self, layer: Layer, path: str) -> str:
@@ -177,15 +175,19 @@ class _Builder:
     def _script(self, place: Path, text: bytes) -> None:
         if not os.path.lexists(place):
             place.write_bytes(text)
-            place.chmod(0o555)
+            os.chmod(place, 0o555)  # noqa: S103 (below a directory that is the user's alone)
+
+    def _write(self, place: str, text: str) -> None:
+        (self._part / place).write_text(text)
+        os.chmod(self._part / place, 0o444)
 
     def finish(self) -> None:
         """Write what is left, and let nothing be changed any more."""
         lines = [line.replace("{root}", str(self._root)) for line in self._manifest.pth]
         if lines:
-            (self._part / self._site / _PTH).write_text("\n".join(lines) + "\n")
+            self._write(f"{self._site}/{_PTH}", "\n".join(lines) + "\n")
         told = {"digest": self._manifest.digest, "layers": [each.id for each in self._manifest.layers]}
-        (self._part / MARK).write_text(json.dumps(told))
+        self._write(MARK, json.dumps(told))
         for folder in self._folders:
             os.chmod(self._part / folder, 0o555)  # noqa: S103 (below a directory that is the user's alone)
 
@@ -208,16 +210,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return os.path.samestat(os.lstat(one), os.lstat(other))
     except OSError:
         return False
-
-
-def _top(path: str) -> str:
-    """Give the name in site-packages that a file is below, or is; empty for files elsewhere."""
-    scheme, _, rest = path.partition("/")
-    return rest.partition("/")[0] if scheme == "site" else ""
-
-
-def _tops(files: Iterable[File]) -> set[str]:
-    return {top for file in files if (top := _top(file.path))}
 
 
 __all__ = ["MARK", "assemble"]

@@ -257,12 +257,12 @@ class _Sender:
         return Edited(f"send: {path} was changed or removed since the program was scanned", (path,))
 
     def _bytecode(self, workers: ThreadPoolExecutor) -> Iterator[Future[bytes]]:
-        loaded = self._scan.first
-        for layer in self._layers:
+        # What is loaded is only asked for where it matters: to find that out takes longer than to send an edited file.
+        for layer in [each for each in self._layers if each.kind != "tree"]:
+            loaded = self._scan.first
             modules = [file for file in layer.files if (layer.id, file.path) in loaded and file.path.endswith(".py")]
-            if layer.kind != "tree":
-                for group in _groups(modules):
-                    yield workers.submit(self._compiled, layer, group)
+            for group in _groups(modules):
+                yield workers.submit(self._compiled, layer, group)
 
     def _compiled(self, layer: Layer, modules: list[File]) -> bytes:
         named = [cache_from_source(module.path) for module in modules]

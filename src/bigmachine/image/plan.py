@@ -30,8 +30,8 @@ class Wanted:
     """What a host lacks of an image.
 
     `root` is where the image is, or will be. `layers` are the ids of those that are lacking. Of lacking trees, `here`
-    are the contents (sha256) that the host has, and `unlisted` the ids of those whose files it was not told. `arrived`
-    are files, as (layer, path), that came in an earlier attempt.
+    are the contents (sha256) that the host has, and `unlisted` the ids of those whose files it was not told, though it
+    may have some. `arrived` are files, as (layer, path), that came in an earlier attempt.
     """
 
     is_built: bool

@@ -38,6 +38,7 @@ from bigmachine.image.assemble import MARK, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
+from bigmachine.image.stored import Stored, listing_of
 from bigmachine.image.unpack import Arrival
 
 _UNPACKERS: Final = 2
@@ -47,6 +48,8 @@ _AHEAD: Final = 8
 _OTHERS: Final = 30.0
 _OTHERS_PAUSE: Final = 5.0
 _POLL: Final = 0.02
+#: A directory that nothing can be put into, not even by its owner.
+_CLOSED: Final = 0o555
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -127,9 +130,13 @@ class Store:
             root=str(root),
             layers=tuple(layer.id for layer in lacking),
             here=frozenset(sha for sha in contents if self._content(sha).is_file()),
-            unlisted=tuple(layer.id for layer in trees if not layer.files),
+            unlisted=tuple(layer.id for layer in trees if not layer.files) if self._has_contents() else (),
             arrived=frozenset(arrived for layer in lacking for arrived in self._arrived(layer.id)),
         )
+
+    def _has_contents(self) -> bool:
+        with os.scandir(self.root / "files") as found:
+            return any(found)
 
     def _wait_for_others(self, idents: Iterable[str]) -> None:
         """Wait while another process takes in what is lacking here, and something comes."""
@@ -159,6 +166,9 @@ class Store:
 
     def _layer(self, ident: str) -> Path:
         return self.root / "layers" / ident
+
+    def _listing(self, ident: str) -> Path:
+        return self.root / "layers" / f"{ident}.json"
 
     def _content(self, sha256: str) -> Path:
         return self.root / "files" / sha256[:2] / sha256
@@ -298,10 +308,9 @@ class Store:
             else:
                 raise ImageError(f"unpack: nothing came of {layer.name} {layer.version} (layer {layer.id[:12]})")
         arrival.complete()
-        listing = self.root / "layers" / f"{layer.id}.json"
-        text = json.dumps({"size": arrival.layer.size, "files": plan.rows(arrival.layer.files)})
+        listing = self._listing(layer.id)
         aside = listing.with_suffix(f".{secrets.token_hex(4)}")
-        aside.write_text(text)
+        aside.write_text(listing_of(arrival.layer), "utf-8")
         os.rename(aside, listing)
         try:
             os.rename(arrival.directory, self._layer(layer.id))
@@ -309,17 +318,21 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             remove(arrival.directory)
+        else:
+            os.chmod(self._layer(layer.id), _CLOSED)
 
     def _build(self, manifest: Manifest, root: Path, python: str) -> None:
         part = root.with_name(f"{root.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
-            whole = replace(manifest, layers=tuple(self._with_files(layer) for layer in manifest.layers))
-            assemble(whole, self._layer, part, root, python, self._latest(root))
+            stored = [Stored(layer, self._layer(layer.id), self._listing(layer.id)) for layer in manifest.layers]
+            assemble(manifest, stored, part, root, python, self._latest(root))
             try:
                 os.rename(part, root)
             except OSError:
                 if not (root / MARK).is_file():
                     raise
+            else:
+                os.chmod(root, _CLOSED)
         finally:
             remove(part)
 
@@ -331,10 +344,6 @@ class Store:
                 if (lock.with_suffix("") / MARK).is_file():
                     ages.append((lock.stat().st_mtime_ns, lock.with_suffix("")))
         return max(ages, default=(0, None))[1]
-
-    def _with_files(self, layer: Layer) -> Layer:
-        told = json.loads((self.root / "layers" / f"{layer.id}.json").read_text())
-        return replace(layer, files=plan.files(told["files"]))
 
     # what may go
 

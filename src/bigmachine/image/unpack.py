@@ -157,7 +157,7 @@ class Arrival:
             if is_tree:
                 self._keep(file, place)
         for path, content in recorded.written(self.layer):
-            if path not in self._paths:
+            if not os.path.lexists(self._place(path)):
                 self._write(path, memoryview(content), executable=False)
         self._close_folders()
 

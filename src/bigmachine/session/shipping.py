@@ -225,7 +225,7 @@ class _Delivery:
         packed = await self._cargo.packed_for(self._platform, distrusted)
         head = encode_head(packed.manifest)
         self._note(len(head), False)
-        wanted = await self._offer(head)
+        wanted = await self._ask(packed, head)
         lacking = set(wanted.layers)
         size = sum(layer.size for layer in packed.manifest.layers if layer.id in lacking)
         if self._peer is not None and not wanted.is_built and size >= WORTHWHILE:
@@ -234,6 +234,15 @@ class _Delivery:
         if wanted.is_built:
             return Delivered(wanted.root, packed)
         return Delivered((await self._send(packed, head, wanted, ())).built.root, packed)
+
+    async def _ask(self, packed: Scan, head: bytes) -> Wanted:
+        """Find out what is lacking; files of large trees are listed only if the host may have some of them."""
+        from bigmachine.image.plan import encode_head
+
+        wanted = await self._offer(head)
+        if not wanted.unlisted:
+            return wanted
+        return await self._offer(encode_head(packed.manifest, wanted.unlisted))
 
     async def _offer(self, head: bytes) -> Wanted:
         wanted: Wanted = await self._link.submit("Images.offer", (head, self._python), {}, _OFFER)
@@ -245,8 +254,7 @@ class _Delivery:
         is_again, self._has_said = self._has_said, True
         joined = await self._cargo.gathering.join(peer, key, again=is_again)
         if isinstance(joined, str):
-            wanted = await self._offer(head)
-            if wanted.is_built:
+            if (await self._offer(head)).is_built:
                 return Delivered(wanted.root, packed)
             raise NetworkError(f"{self._link.name} did not get the program from another host: {joined}")
         others, settle = joined

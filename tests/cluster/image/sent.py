@@ -31,7 +31,11 @@ def store(root: Path, cap: int | None = None) -> Iterator[Store]:
 
 
 def wanted(found: Scan, host: Store) -> Wanted:
-    return host.offer(encode_head(found.manifest), sys.executable)
+    """Ask a host what it lacks, as a driver does."""
+    told = host.offer(encode_head(found.manifest), sys.executable)
+    if not told.unlisted:
+        return told
+    return host.offer(encode_head(found.manifest, told.unlisted), sys.executable)
 
 
 def packed(found: Scan, host: Store, cache: Path) -> list[bytes]:

@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bigmachine.errors import ImageError
+from bigmachine.image.collect import remove
+from bigmachine.image.plan import encode_head
 from tests.cluster.image import sent
 from tests.cluster.image.installed import Environment, write
 
@@ -118,6 +122,63 @@ def test_lines_of_pth_files_are_run_as_in_any_virtual_environment(image: Path, t
     assert there != "[]"
 
 
+def test_files_of_distributions_are_known_with_their_hashes(image: Path) -> None:
+    code = """
+import base64, hashlib
+from importlib import metadata
+for name in ("plain", "mine", "numpy"):
+    for file in metadata.files(name):
+        if file.hash is not None:
+            content = file.locate().read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            assert (file.size, file.hash.value) == (len(content), digest), file
+print(*sorted(str(file) for file in metadata.files("plain")), metadata.distribution("plain").read_text("INSTALLER"))
+"""
+    info = "plain-1.0.dist-info"
+    assert sent.run(str(image), "python", "-c", code).split() == [
+        "../../../share/plain/manual.txt",
+        *(f"{info}/{name}" for name in ("INSTALLER", "METADATA", "RECORD", "WHEEL", "entry_points.txt")),
+        *(f"plain/{name}" for name in ("__init__.py", "cli.py", "data/words.txt")),
+        "bigmachine",
+    ]
+
+
+def test_a_machine_that_scans_its_environment_finds_the_same_layers(tmp_path: Path) -> None:
+    env = Environment(tmp_path)
+    env.install("plain", {"plain/cli.py": "def main(): ...\n", "single.py": "x = 1\n"}, entry_points=POINTS)
+    env.install("space-one", {"space/one.py": "x = 1\n"})
+    env.install("space-two", {"space/two.py": "x = 2\n"})
+    found = env.scan()
+    with sent.store(tmp_path / "host") as host:
+        built = sent.send(found, host, tmp_path / "packs")
+        there = env.scan(Path(built.root, f"lib/{MINOR}/site-packages"))
+    assert {each.name: each.id for each in there.manifest.layers} == {
+        each.name: each.id for each in found.manifest.layers
+    }
+
+
+@pytest.mark.parametrize(
+    "first_lines",
+    [
+        "#!/home/driver/venv/bin/python3.11 -s\n",
+        "#!/bin/sh\n'''exec' \"/home/my driver/venv/bin/python\" -s \"$0\" \"$@\"\n' '''\n",
+    ],
+)
+def test_scripts_of_another_environments_python_run_in_the_image(tmp_path: Path, first_lines: str) -> None:
+    env = Environment(tmp_path)
+    script = f"{first_lines}import sys\nprint(sys.prefix, sys.flags.no_user_site, *sys.argv[1:])\n"
+    files = {"../../../bin/legacy": script, "../../../bin/shell": "#!/bin/sh\necho $0\n", "x/__init__.py": ""}
+    for name in ("legacy", "shell"):
+        path = tmp_path / "env/bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o755)
+    env.install("legacy", files)
+    with sent.store(tmp_path / "host") as host:
+        root = sent.send(env.scan(), host, tmp_path / "packs").root
+        assert sent.run(root, "legacy", "a b") == f"{root} 1 a b"
+        assert sent.run(root, "shell") == f"{root}/bin/shell"
+
+
 def test_console_scripts_run_in_the_image(image: Path) -> None:
     assert sent.run(str(image), "tool", "a", "b") == f"tool {image} a b"
 
@@ -150,6 +211,89 @@ def test_nothing_is_writable_but_byte_code(image: Path) -> None:
     sent.run(str(image), "python", "-c", "import numpy, mine")
     assert list(site.glob("numpy/__pycache__/*.pyc"))
     assert list(image.glob("roots/*/src/mine/__pycache__/*.pyc"))
+
+
+#: What an ordinary user's program may not do in its image; it prints what it could.
+VANDAL = """
+import glob, os, sys
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+import plain, hooked
+could = []
+names = ("pyvenv.cfg", "bin/tool", "roots/*/src/mine/__init__.py")
+own = [path for name in names for path in glob.glob(f"{sys.prefix}/{name}")]
+assert len(own) == 3, own
+for path in (plain.__file__, hooked.__file__, *own):
+    for step in (lambda: open(path, "a"), lambda: os.unlink(path), lambda: open(path + ".new", "w")):
+        try:
+            step()
+            could.append(path)
+        except PermissionError:
+            pass
+print("could:", could)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a store to an ordinary user")
+def test_a_program_of_an_ordinary_user_cannot_change_its_image(image: Path) -> None:
+    """It is that user's own: what holds the program back is that files and folders are closed."""
+    with tempfile.TemporaryDirectory(prefix="bigmachine-test-") as folder:
+        os.chmod(folder, 0o755)
+        root = image.parents[1]
+        store = Path(folder, "v1")
+        shutil.copytree(root, store, symlinks=True)
+        for path in [store, *store.rglob("*")]:
+            os.chown(path, 12345, 12345, follow_symlinks=False)
+        copied = store / image.relative_to(root)
+        for link in copied.glob(f"lib/{MINOR}/site-packages/*"):
+            if link.is_symlink():
+                target = store / link.readlink().relative_to(root)
+                link.unlink()
+                link.symlink_to(target)
+        try:
+            assert sent.run(str(copied), "python", "-c", VANDAL) == "could: []"
+        finally:
+            remove(store)
+
+
+def test_byte_code_of_modules_in_no_folder_is_kept(image: Path) -> None:
+    """They are as slow to compile as others, at each start."""
+    code = "import hooked, os; print(os.path.exists(hooked.__spec__.cached))"
+    sent.run(str(image), "python", "-c", code)
+    assert sent.run(str(image), "python", "-B", "-c", code) == "True"
+
+
+def test_two_interpreters_have_an_image_each(tmp_path: Path) -> None:
+    env = Environment(tmp_path)
+    env.install("pkg", {"pkg/__init__.py": "x = 1\n"})
+    other = tmp_path / "other/bin/python"
+    other.parent.mkdir(parents=True)
+    shutil.copy(os.path.realpath(sys.executable), other)
+    found = env.scan()
+    head = encode_head(found.manifest)
+    with sent.store(tmp_path / "host") as host:
+        one = sent.send(found, host, tmp_path / "packs").root
+        lacking = host.offer(head, str(other))
+        assert (lacking.is_built, lacking.layers) == (False, ())
+        two = host.receive(head, str(other), iter([])).root
+    assert one != two
+    for root, python in ((one, sys.executable), (two, other)):
+        assert Path(root, "bin/python").readlink() == Path(os.path.realpath(python))
+        assert Path(root, f"lib/{MINOR}/site-packages/pkg/__init__.py").read_text() == "x = 1\n"
+
+
+@pytest.mark.parametrize(("first", "second"), [("thing", "thing/inside"), ("thing/inside", "thing")])
+def test_a_file_where_another_package_has_a_folder_is_named(tmp_path: Path, first: str, second: str) -> None:
+    env = Environment(tmp_path)
+    env.install("one", {f"../../../share/{first}": "x"})
+    other = tmp_path / "other/lib/python3.11/site-packages"
+    env.install("two", {f"../../../share/{second}": "x"}, site=other)
+    with sent.store(tmp_path / "host") as host:
+        text = f"assemble: share/{second} of two is a file where another package has a folder, or the reverse"
+        with pytest.raises(ImageError, match=text):
+            sent.send(env.scan(env.site, other), host, tmp_path / "packs")
+        assert not [path for path in (host.root / "images").iterdir() if path.is_dir()]
 
 
 def test_scripts_run_in_a_directory_whose_path_no_shebang_can_hold(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
+import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +97,25 @@ def test_an_edit_of_one_line_moves_that_file_only(env: Environment, scan: Scan, 
     assert sum(map(len, frames_)) < 1000
     (old,), (new,) = (list(Path(each.root).glob("roots/*/app.py")) for each in (before, after))
     assert (old.read_text(), new.read_text()) == ("x = 1\n", "x = 2\n")
+
+
+def test_an_edit_in_a_large_tree_moves_that_file_and_the_list(env: Environment, host: Store, tmp_path: Path) -> None:
+    """Its files are named in a second round trip, and only to a host that may have some of them."""
+    project = write(tmp_path / "project", {f"data/file{number}.txt": f"{number}\n" * 500 for number in range(300)})
+    found = env.scan(env.site, project)
+    assert not host.offer(encode_head(found.manifest), sys.executable).unlisted
+    sent.send(found, host, tmp_path / "packs")
+    (project / "data/file7.txt").write_text("edited\n")
+    found = env.scan(env.site, project)
+    assert host.offer(encode_head(found.manifest), sys.executable).unlisted
+    frames_ = sent.packed(found, host, tmp_path / "packs")
+    assert len(of_kind(PACK, frames_)) == 1
+    after = sent.receive(found, host, iter(frames_))
+    assert after.taken == len("edited\n")
+    (new,) = Path(after.root).glob("roots/*/data")
+    assert {path.name: path.read_text() for path in new.iterdir()} == {
+        path.name: path.read_text() for path in (project / "data").iterdir()
+    }
 
 
 def test_a_package_that_was_added_is_all_that_moves(env: Environment, scan: Scan, host: Store, tmp_path: Path) -> None:
@@ -208,6 +230,42 @@ def test_what_came_before_the_sender_died_need_not_come_again(scan: Scan, host: 
     assert not list((host.root / "layers").glob("*.part"))
 
 
+def test_a_host_that_is_killed_goes_on_where_it_was(scan: Scan, host: Store, tmp_path: Path) -> None:
+    """Nothing of what it had begun is in the way, and what was verified is used."""
+    whole = sent.packed(scan, host, tmp_path / "packs")
+    last = of_kind(PACK, whole)[-1]
+
+    def until_killed() -> Iterator[bytes]:
+        yield from whole[:last]
+        wait_until(lambda: len(list((tmp_path / "host").rglob("module_*.py"))) == 20)
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield b""
+
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: sent.receive(scan, Store(tmp_path / "host"), until_killed())
+    )
+    child.start()
+    child.join(TIMEOUT)
+    assert child.exitcode == -signal.SIGKILL
+    assert nothing_is_used(host)
+    told = sent.wanted(scan, host)
+    assert {path for _, path in told.arrived} >= {f"site/small/module_{number}.py" for number in range(20)}
+    rest = list(frames(scan, told, PackCache(tmp_path / "packs")))
+    built = sent.receive(scan, host, iter(rest))
+    assert sent.run(built.root, "python", "-c", "import small.module_3, large; print(large.x)") == "7"
+    table = next(Path(built.root).glob("lib/*/site-packages/large/table.txt"))
+    (source,) = (tmp_path / "env").glob("lib/*/site-packages/large/table.txt")
+    assert table.read_bytes() == source.read_bytes()
+    assert not [path for path in (host.root / "layers").iterdir() if path.suffix == ".part"]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_stream_that_ends_too_early_is_no_image(scan: Scan, host: Store, tmp_path: Path) -> None:
     whole = sent.packed(scan, host, tmp_path / "packs")
     with pytest.raises(ImageError, match=r"unpack: .* has not come: start again"):
@@ -270,6 +328,24 @@ def test_a_pack_that_unpacks_to_gigabytes_is_refused_unread(host: Store) -> None
     endless = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100 << 20))
     with pytest.raises(ImageError, match="unpack: a pack cannot be read"):
         host.receive(head, sys.executable, iter([*listing, frame(PACK, endless)]))
+
+
+def test_a_frame_that_lies_about_its_size_is_refused(host: Store) -> None:
+    """It says a few bytes, and would unpack to many megabytes."""
+    import zstandard
+
+    head, listing = made(File("site/a", sha256(""), 1 << 30))
+    content = bytes(200 << 20)
+    bomb = bytearray(zstandard.compress(content))
+    assert zstandard.frame_content_size(bytes(bomb)) == len(content)
+    size = struct.pack("<I", len(content))
+    assert bomb.count(size) == 1
+    bomb[bomb.index(size) : bomb.index(size) + 4] = struct.pack("<I", 1000)
+    assert zstandard.frame_content_size(bytes(bomb)) == 1000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="unpack: a pack cannot be read"):
+        host.receive(head, sys.executable, iter([*listing, frame(PACK, bytes(bomb))]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
 @pytest.mark.parametrize("path", ["../out", "site/../../out", "/etc/out", "site//out", "site/./out", "", "site/a\0b"])
