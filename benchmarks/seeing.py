@@ -6,6 +6,7 @@ is the largest difference between a part's share of the samples and its share of
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tempfile
 import threading
@@ -20,12 +21,15 @@ from measure import Goal, Options, Row, Stat
 
 import bigmachine
 from bigmachine.observe.pprof import encode
-from bigmachine.observe.profile import FoldedReader
+from bigmachine.observe.profile import FoldedReader, Profile
 from bigmachine.rpc.statistics import Statistics
 
 
 class Work:
     """Workloads that know where their time goes."""
+
+    def __init__(self) -> None:
+        self._served: Counter[str] = Counter()
 
     def python(self, seconds: float) -> dict[str, float]:
         """Spend 70, 20 and 10 % of the time in three loops."""
@@ -39,6 +43,25 @@ class Work:
         matrix, line = rng.random((300, 300)), rng.random(60_000)
         steps = {"multiply": lambda: multiply(matrix), "order": lambda: order(line), "raise_e": lambda: raise_e(line)}
         return _shares(seconds, steps)
+
+    async def serve(self, data: bytes) -> int:
+        """Answer a small call, as a server does that is saturated with them: hash, add up, sort."""
+        clock, spent = time.perf_counter, self._served
+        begin = clock()
+        digest = hashed(data)
+        middle = clock()
+        total = added(digest)
+        end = clock()
+        spent["hashed"] += middle - begin
+        spent["added"] += end - middle
+        total += ordered(digest)
+        spent["ordered"] += clock() - end
+        return total
+
+    def served(self) -> dict[str, float]:
+        """Tell how the time in `serve` was spent since the last time."""
+        spent, self._served = self._served, Counter()
+        return {name: value / spent.total() for name, value in spent.items()}
 
     def rate(self, seconds: float) -> float:
         """Give how often a loop runs in a second of processor time."""
@@ -84,6 +107,18 @@ def few(n: int) -> int:
     return total
 
 
+def hashed(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def added(digest: bytes) -> int:
+    return sum(byte * byte for byte in digest)
+
+
+def ordered(digest: bytes) -> int:
+    return sorted(digest * 8)[7]
+
+
 def multiply(matrix: object) -> object:
     return matrix @ matrix  # type: ignore[operator]  # an array
 
@@ -105,6 +140,7 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
     machine.wait()
     return [
         *(_error(session, machine, method, options) for method in (Work.python, Work.numpy)),
+        _served(session, machine, options),
         _overhead(session, machine, options),
         _merge(),
         _beyond(session, options),
@@ -121,7 +157,31 @@ def _error(
     seconds = options.pick(8, 22)
     call = machine.submit(method, seconds + 1.5)
     profile = session.collect_profile("cpu", seconds=seconds, machines=machine).profile
-    truth = call.result()
+    return _compared(method.__name__, profile, call.result())
+
+
+def _served(session: bigmachine.Session, machine: bigmachine.Machine, options: Options) -> Row:
+    """Saturate the machine with calls to an async method, from a thread with 32 in flight."""
+    stop = threading.Event()
+
+    def hammer() -> None:
+        data = bytes(20_000)
+        while not stop.is_set():
+            for call in [machine.submit(Work.serve, data) for _ in range(32)]:
+                call.result()
+
+    caller = threading.Thread(target=hammer)
+    caller.start()
+    time.sleep(0.5)
+    machine.call(Work.served)
+    profile = session.collect_profile("cpu", seconds=options.pick(8, 30), machines=machine).profile
+    truth = machine.call(Work.served)
+    stop.set()
+    caller.join()
+    return _compared("calls that saturate it", profile, truth)
+
+
+def _compared(what: str, profile: Profile, truth: dict[str, float]) -> Row:
     seen: Counter[str] = Counter()
     for (stack, _), values in profile.samples.items():
         for frame in stack:
@@ -129,8 +189,12 @@ def _error(
                 seen[frame.function] += values[0]
     error = max(abs(seen[name] / seen.total() - share) for name, share in truth.items()) * 100
     shares = ", ".join(f"{name} {seen[name] / seen.total():.3f} of {share:.3f}" for name, share in truth.items())
-    name = f"error of a CPU profile, {method.__name__}, in points"
-    return Row(name, "x", Stat.of([error]), goals=(Goal("median", 3.0),), note=f"{seen.total()} samples: {shares}")
+    ranking = (
+        "" if [*sorted(truth, key=lambda name: -truth[name])] == [name for name, _ in seen.most_common()] else "not "
+    )
+    note = f"{seen.total()} samples: {shares}; {ranking}in the right order"
+    name = f"error of a CPU profile, {what}, in points"
+    return Row(name, "x", Stat.of([error]), goals=(Goal("median", 3.0),), note=note)
 
 
 def _overhead(session: bigmachine.Session, machine: bigmachine.Machine, options: Options) -> Row:
