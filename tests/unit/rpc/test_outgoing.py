@@ -6,15 +6,18 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bigmachine.rpc import outgoing as outgoing_module
 from bigmachine.rpc.context import deadline, get_deadline
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import END, ITEM, small_frame
+from tests.unit.rpc.ends import until
 from tests.unit.rpc.stream_host import Host
 
 
@@ -239,3 +242,56 @@ def test_a_file_in_memory_is_sent_from_where_it_is_and_what_is_written_later_com
     assert host.sent[0][1] == b"x" * (PIECE - 10)
     assert host.kinds() == [ITEM, END]
     assert file.closed
+
+
+def waits_after(outgoing: Outgoing, sent: int) -> bool:
+    return outgoing._is_waiting and outgoing._sent_items == sent
+
+
+def test_a_thread_that_gets_credit_soon_goes_on_itself_and_one_that_gets_none_goes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outgoing_module, "_PATIENCE", 10.0)
+    host = Host()
+    outgoing = Outgoing(host, 1, iter(range(3 * WINDOW_ITEMS)), ITEMS, "numbers")
+    outgoing.start()
+    thread = threading.Thread(target=host.jobs.pop().run)
+    thread.start()
+    for sent in (WINDOW_ITEMS, 2 * WINDOW_ITEMS):
+        until(partial(waits_after, outgoing, sent))
+        outgoing.credit(100_000, WINDOW_ITEMS)
+    until(partial(waits_after, outgoing, 3 * WINDOW_ITEMS))
+    monkeypatch.setattr(outgoing_module, "_PATIENCE", 0.001)
+    outgoing.credit(100_000, 0)  # of bytes alone
+    thread.join(10)
+    assert not thread.is_alive()
+    host.work_off()
+    assert outgoing._is_parked
+    assert host.kinds() == [ITEM] * 3 * WINDOW_ITEMS
+    outgoing.credit(0, 1)
+    host.run_jobs()
+    assert host.kinds()[-1] == END
+
+
+def test_closing_a_stream_frees_the_thread_that_waits_for_its_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing_module, "_PATIENCE", 10.0)
+    host = Host()
+    ended = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.set()
+
+    outgoing = Outgoing(host, 1, numbers(), ITEMS, "numbers")
+    outgoing.start()
+    thread = threading.Thread(target=host.jobs.pop().run)
+    thread.start()
+    until(lambda: outgoing._is_waiting)
+    outgoing.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    host.run_jobs()
+    assert ended.is_set()
