@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -69,17 +69,32 @@ def types(api: Api, names: Sequence[str]) -> list[InstanceType]:
                 "another region"
             ) from refused
         raise refused.told() from refused
+    _all_there(api, names, found)
+    listed = [found[name] for name in names]
+    if len({each.arch for each in listed}) > 1:
+        kinds = ", ".join(f"{each.name} {each.arch}" for each in listed)
+        raise ProvisionError(f"ec2: the types are of several architectures ({kinds}), and an image is for one")
+    return listed
+
+
+def check_offered(api: Api, names: Sequence[str]) -> None:
+    """See that types are sold in this region.
+
+    Raises:
+        ProvisionError: if one is not.
+    """
+    filters = [{"Name": "instance-type", "Values": [*names]}]
+    answer = api.call("describe_instance_type_offerings", LocationType="region", Filters=filters)
+    _all_there(api, names, [each["InstanceType"] for each in answer["InstanceTypeOfferings"]])
+
+
+def _all_there(api: Api, names: Sequence[str], found: Collection[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
         raise ProvisionError(
             f"ec2: {api.region} has no instances of type {', '.join(missing)}: see `aws ec2 "
             "describe-instance-type-offerings`, or choose another region"
         )
-    listed = [found[name] for name in names]
-    if len({each.arch for each in listed}) > 1:
-        kinds = ", ".join(f"{each.name} {each.arch}" for each in listed)
-        raise ProvisionError(f"ec2: the types are of several architectures ({kinds}), and an image is for one")
-    return listed
 
 
 def _type(facts: Mapping[str, Any]) -> InstanceType:
@@ -144,4 +159,4 @@ def _price(offers: Sequence[str]) -> float | None:
     return None
 
 
-__all__ = ["InstanceType", "Prices", "ondemand_prices", "spot_prices", "types"]
+__all__ = ["InstanceType", "Prices", "check_offered", "ondemand_prices", "spot_prices", "types"]

@@ -63,12 +63,12 @@ class Receipt:
         for use in self.uses:
             each = cost = "unknown"
             if use.price is not None:
-                each, cost = f"{use.price:.4f}", f"{use.dollars(self.now):.4f}"
+                each, cost = f"{use.price:.4g}", f"{use.dollars(self.now):.4g}"
             lines.append(
                 f"{use.id:<20} {use.type:<14} {use.zone or '?':<14} {use.market:<10} "
                 f"{use.seconds(self.now):>8.0f} {each:>9} {cost:>9}"
             )
-        lines.append(f"{'total':<80} {self.total:>8.4f}{'' if self.is_complete else ' and what is unknown'}")
+        lines.append(f"{'total':<80} {self.total:>8.4g}{'' if self.is_complete else ' and what is unknown'}")
         return "\n".join(lines)
 
 

@@ -71,7 +71,7 @@ class Plan:
             for offer in rung.offers:
                 each = all_ = "unknown"
                 if offer.price is not None:
-                    each, all_ = f"{offer.price:.4f}", f"{self.n * offer.price:.4f}"
+                    each, all_ = f"{offer.price:.4g}", f"{self.n * offer.price:.4g}"
                 lines.append(
                     f"  {rung.market:<10} {offer.type:<16} {offer.where!s:<18} {offer.vcpus:>5} {each:>10} {all_:>10}"
                 )
@@ -121,7 +121,7 @@ def _unwanted(market: str, kind: InstanceType, offer: Offer, cap: float | None) 
     if cap is not None and offer.price is None:
         return f"its price is not known, and there is a cap of ${cap:g}/h"
     if cap is not None and offer.price is not None and offer.price > cap:
-        return f"it costs ${offer.price:.4f}/h, and the cap is ${cap:g}/h"
+        return f"it costs ${offer.price:.4g}/h, and the cap is ${cap:g}/h"
     return ""
 
 

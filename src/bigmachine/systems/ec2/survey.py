@@ -56,6 +56,9 @@ def survey(api: Api, options: Options) -> Survey:
         places, vpc = _places(api, options)
         _check_named(api, options)
         spot = catalogue.spot_prices(api, options.types) if options.may_spot else {}
+        sold = {name for name, _ in spot}
+        if any(name not in sold for name in options.types):
+            catalogue.check_offered(api, options.types)
     except Refused as refused:
         raise refused.told() from refused
     return Survey(api.region, tuple(kinds), ami, spot, places, vpc)
