@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from bigmachine.agent.zygote import Zygote
 
 #: What the agent and machines need.
-_SHARED: Final = ("ssl", "bigmachine.agent.zygote", "bigmachine.agent.loop_channel", "bigmachine.agent.supervisor")
+_SHARED: Final = (
+    "bigmachine.agent.zygote",
+    "bigmachine.agent.loop_channel",
+    "bigmachine.agent.supervisor",
+    "bigmachine.trust.contexts",
+    "encodings.ascii",  # in which `aiofastnet` writes a peer's certificate
+)
 
 
 def main(options: dict[str, Any]) -> None:
@@ -48,6 +54,7 @@ def main(options: dict[str, Any]) -> None:
             importlib.import_module(name)
         with contextlib.suppress(ImportError):
             importlib.import_module("aiofastnet")
+        importlib.import_module("bigmachine.trust").warm_up()
     gc.freeze()  # what is here now is looked at by no collection in any of the processes
     # Frameworks of macOS do not survive a fork.
     zygote = _fork_zygote(options) if options["interpreter"] and is_linux else None

@@ -9,7 +9,11 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ctypes
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -57,6 +61,13 @@ def _exists(pid: int) -> bool:
     return True
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _prctl(option: int, value: int | bytes) -> bool:
     if not sys.platform.startswith("linux"):
         return False
@@ -64,7 +75,7 @@ def _prctl(option: int, value: int | bytes) -> bool:
 
     argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
     zero = ctypes.c_ulong(0)
-    result: int = ctypes.CDLL(None, use_errno=True).prctl(option, argument, zero, zero, zero)
+    result: int = _libc().prctl(option, argument, zero, zero, zero)
     return result == 0
 
 

@@ -25,7 +25,6 @@ import importlib
 import os
 import signal
 import socket
-import ssl
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -74,8 +73,6 @@ def _be_zygote(sock: socket.socket, agent: int, names: Sequence[str]) -> None:
         # A module that is missing or fails here will do so in the program, where its error belongs.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    # OpenSSL reads its configuration when it is first used (1 ms).
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     gc.freeze()  # what is here now is looked at by no collection in a machine, either
     with contextlib.suppress(OSError):
         _serve(channel, agent, None)

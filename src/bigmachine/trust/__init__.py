@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bigmachine.trust.authority import Authority
-    from bigmachine.trust.contexts import Refused, check_peer, client_context, peer_of, server_context, stage0_context
+    from bigmachine.trust.contexts import (
+        Refused,
+        check_peer,
+        client_context,
+        peer_of,
+        server_context,
+        stage0_context,
+        warm_up,
+    )
     from bigmachine.trust.credentials import Credentials, write_credentials
     from bigmachine.trust.identity import Identity, Peer, Role
 
@@ -28,6 +36,7 @@ _HOME = {
     "peer_of": "contexts",
     "server_context": "contexts",
     "stage0_context": "contexts",
+    "warm_up": "contexts",
     "write_credentials": "credentials",
 }
 
@@ -54,5 +63,6 @@ __all__ = [
     "peer_of",
     "server_context",
     "stage0_context",
+    "warm_up",
     "write_credentials",
 ]

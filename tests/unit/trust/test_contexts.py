@@ -416,3 +416,20 @@ def test_why_a_peer_was_refused_is_kept_for_the_event_loop_that_would_drop_it() 
     to_client.write(refusal.value.alert)
     with pytest.raises(ssl.SSLError, match="alert unknown ca"):
         near.read(1)
+
+
+def test_forks_of_a_process_that_warmed_up_draw_different_random_bytes() -> None:
+    program = """if True:
+        import os, ssl
+        from bigmachine.trust import warm_up
+        warm_up()
+        for _ in range(2):
+            if os.fork() == 0:
+                os.write(1, ssl.RAND_bytes(16).hex().encode() + b" ")
+                os._exit(0)
+            os.wait()
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
+    first, second = done.stdout.split()
+    assert len(first) == len(second) == 32
+    assert first != second
