@@ -28,9 +28,9 @@ def make(folder: Path, project: Path, *extra: str) -> Path:
     for found in _closure([*needed, *extra]):
         for file in found.files or ():
             target = site / file
-            if target.suffix != ".pyc" and Path(found.locate_file(file)).is_file():
+            if target.suffix != ".pyc" and Path(str(found.locate_file(file))).is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(found.locate_file(file), target)
+                shutil.copy2(str(found.locate_file(file)), target)
     return python
 
 

@@ -81,11 +81,6 @@ class Driver:
             pytest.fail(f"the driver took longer than {timeout:g} s\n{''.join(self._out)}{out}\n{err}")
         return Outcome(self.process.returncode, "".join(self._out) + out, err, time.monotonic() - self._began)
 
-    @property
-    def python(self) -> int:
-        """The id of the driver itself, below the commands that bring it to host 0 (they exec)."""
-        return self.process.pid
-
 
 @contextlib.contextmanager
 def _alarm(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
@@ -193,7 +188,8 @@ class Lab:
             hosts = hosts.replace(f"{{{number}}}", name)
         path = self.programs / program
         options = [] if config == "" else [f"--bigm.ssh-config={config or self.config}"]
-        command = [str(labs() / "sshlab.sh"), "exec", str(self._python), "-Xfaulthandler", str(path), *arguments]
+        # It execs all the way, so the process that is started here becomes the driver itself.
+        command = [str(labs() / "netlab.sh"), "exec", "0", str(self._python), "-Xfaulthandler", str(path), *arguments]
         command += ["--bigm.system=ssh", f"--bigm.hosts={hosts}", *options]
         own = {"HOME": str(self.user), "TMPDIR": str(self.user), "PYTHONPATH": str(PROJECT / "src")}
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncssh
 
 CONNECT_TIMEOUT: Final = 15.0
+_MOST: Final = 120.0
 LOGIN_TIMEOUT: Final = 20.0
 #: A connection that is dropped while it logs in, as by MaxStartups, is tried again after so many seconds.
 _AGAIN: Final = (0.2, 0.6, 1.5)
@@ -80,7 +81,7 @@ async def _persist(
 
     for pause in (*_AGAIN, None):
         try:
-            async with logins, asyncio.timeout(CONNECT_TIMEOUT + LOGIN_TIMEOUT):
+            async with logins, asyncio.timeout((options.connect_timeout or CONNECT_TIMEOUT) + LOGIN_TIMEOUT):
                 # Said once more, for what is not said here counts as the default: a ProxyJump, and ~/.ssh/config.
                 return await asyncssh.connect(host.name, options=options, config=_files(config), tunnel=through)
         except (asyncssh.ConnectionLost, ConnectionResetError) as error:
@@ -98,7 +99,6 @@ async def _options(host: SshHost, config: str | None) -> asyncssh.SSHClientConne
 
     given: dict[str, Any] = {
         "config": _files(config),
-        "connect_timeout": CONNECT_TIMEOUT,
         "login_timeout": LOGIN_TIMEOUT,
         "keepalive_interval": _KEEPALIVE,
     }
@@ -110,7 +110,10 @@ async def _options(host: SshHost, config: str | None) -> asyncssh.SSHClientConne
     options: asyncssh.SSHClientConnectionOptions = await read.construct(host=host.name, **given)
     said = options.config
     known = known_hosts(said.get("UserKnownHostsFile"), said.get("GlobalKnownHostsFile"))
-    verified: asyncssh.SSHClientConnectionOptions = await read.construct(options, known_hosts=known)
+    limit = options.connect_timeout or CONNECT_TIMEOUT  # the user's, if there is one
+    verified: asyncssh.SSHClientConnectionOptions = await read.construct(
+        options, known_hosts=known, connect_timeout=min(limit, _MOST)
+    )
     return verified
 
 

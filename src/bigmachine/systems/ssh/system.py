@@ -28,6 +28,8 @@ _log = logging.getLogger("bigmachine")
 #: For a host to come up: a Python may have to be sent over a slow line.
 _LAUNCH: Final = 600.0
 _GRACE: Final = 2.0
+#: A host that can be reached has ended everything long before.
+_END: Final = 5.0
 
 
 class SSHSystem(System):
@@ -38,7 +40,8 @@ class SSHSystem(System):
     processors. A host's key is always verified.
 
     Raises:
-        ProvisionError: there is no host, or `asyncssh` is not installed.
+        ProvisionError: `machines` is below 1. What else is wrong (no host, no `asyncssh`) is said by `prepare`, when a
+            session begins.
     """
 
     name = "ssh"
@@ -51,15 +54,13 @@ class SSHSystem(System):
         machines: int = 1,
         keepalive: Keepalive | None = None,
     ) -> None:
-        given = [part for part in hosts.split(",") if part] if isinstance(hosts, str) else hosts
-        self.hosts = parse_hosts(given)
         if machines < 1:
             raise ProvisionError(f"machines={machines}: a host takes at least one machine")
+        self.hosts: list[SshHost] = []
         self.config = None if config is None else os.path.expanduser(config)
-        if self.config is not None and not os.path.isfile(self.config):
-            raise ProvisionError(f"the SSH client's configuration {self.config} is not there")
         self.machines = machines
         self.keepalive = keepalive or Keepalive()
+        self._given = [part for part in hosts.split(",") if part] if isinstance(hosts, str) else list(hosts)
         self._launching = threading.RLock()  # reentrant: a signal's handler may interrupt a launch and shut down
         self._places: dict[SshHost, Place] = {}
         self._by_agent: dict[str, Place] = {}
@@ -69,7 +70,13 @@ class SSHSystem(System):
         self._is_shut_down = False
 
     def prepare(self) -> None:
-        """Load the SSH client, which takes a moment, while the session is being made."""
+        """Look at what was given, and load the SSH client, which takes a moment, while the session is being made.
+
+        Not in the constructor: a program's machines run it as well, and have neither these files nor the package.
+        """
+        self.hosts = parse_hosts(self._given)
+        if self.config is not None and not os.path.isfile(self.config):
+            raise ProvisionError(f"the SSH client's configuration {self.config} is not there")
         try:
             from importlib.util import find_spec
 
@@ -206,7 +213,7 @@ class SSHSystem(System):
             self._loop = None
             places = [*self._by_agent.values()]
             with contextlib.suppress(TimeoutError):
-                loop.run(_close(places, timeout), timeout + _GRACE)
+                loop.run(_close(places, min(timeout, _END)), timeout + _GRACE)
             loop.stop(_GRACE)
             shutil.rmtree(self._directory, ignore_errors=True)
 
