@@ -100,6 +100,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("ec2budget", "ec2", "budget", Kind.TEXT, "EC2: dollars that all may cost together before they end (any)"),
     Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
     Option("ssh-config", "ssh", "config", Kind.PATH, "ssh: the client's configuration file"),
+    Option("ssh-machines", "ssh", "machines", Kind.NUMBER, "ssh: the machines on a host that does not say so itself"),
 )
 
 #: Those that hold for any system.

@@ -153,6 +153,9 @@ class Cargo:
     def settling(self, link: Link, place: Launched, tell: Callable[[int], None]) -> Settle:
         """Give the way in which one machine's program is brought to its host; `tell` is told the bytes sent so far."""
 
+        runtime = place.runtime
+        assert runtime is not None
+
         async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
             def note(sent: int, is_all: bool) -> None:
                 link.reactor.post(tell, sent)
@@ -161,7 +164,8 @@ class Cargo:
 
             reach(Phase.SHIPPING)
             delivered = await self.deliver(link, place, note)
-            return delivered.settle(spec, self.environ)
+            trusted = {"SSL_CERT_FILE": runtime.ca_file} if runtime.ca_file else {}
+            return delivered.settle(spec, {**trusted, **self.environ})
 
         return settle
 

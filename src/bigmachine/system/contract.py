@@ -63,10 +63,15 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a host that does not have the program's files runs it with: an interpreter, by its path, and its kind."""
+    """What a host that does not have the program's files runs it with: an interpreter, by its path, and its kind.
+
+    `ca_file`: the certificates of public authorities that came there with the interpreter, which would else look for
+    them where they are on the driver's host.
+    """
 
     python: str
     platform: Platform
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.errors import BigmachineError, ProvisionError
 from bigmachine.systems.ssh.failures import translate
@@ -109,7 +109,10 @@ async def _options(host: SshHost, config: str | None) -> asyncssh.SSHClientConne
     read: type[asyncssh.SSHClientConnectionOptions] = asyncssh.SSHClientConnectionOptions
     options: asyncssh.SSHClientConnectionOptions = await read.construct(host=host.name, **given)
     said = options.config
-    known = known_hosts(said.get("UserKnownHostsFile"), said.get("GlobalKnownHostsFile"))
+    users, everybodys = (
+        cast("list[str] | None", said.get(key)) for key in ("UserKnownHostsFile", "GlobalKnownHostsFile")
+    )
+    known = known_hosts(users, everybodys)
     limit = options.connect_timeout or CONNECT_TIMEOUT  # the user's, if there is one
     verified: asyncssh.SSHClientConnectionOptions = await read.construct(
         options, known_hosts=known, connect_timeout=min(limit, _MOST)

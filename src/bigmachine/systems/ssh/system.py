@@ -190,7 +190,7 @@ class SSHSystem(System):
             max(1, raised.facts.cpus // self._room(place.host)),
             path=way.path,
             steps=tuple(place.steps) if is_fresh else (),
-            runtime=Runtime(raised.python, raised.platform),
+            runtime=Runtime(raised.python, raised.platform, raised.ca_file),
         )
 
     def release(self, place: Launched) -> None:
