@@ -168,7 +168,8 @@ class _Sender:
             _Item(layer, at, file)
             for layer in self._layers
             for at, file in enumerate(layer.files)
-            if file.size and not file.link and file.sha256 not in here and (layer.id, file.path) not in arrived
+            if file.size and not file.link and (layer.id, file.path) not in arrived
+            if layer.kind != "tree" or file.sha256 not in here
         ]
         if sum(item.file.size for item in items) < _LARGE_IMAGE:
             return [], items

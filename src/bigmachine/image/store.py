@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
-from bigmachine.image import packs, plan
+from bigmachine.image import packs, plan, survivors
 from bigmachine.image.assemble import MARK, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
 from bigmachine.image.manifest import Layer, Manifest
@@ -73,6 +73,7 @@ class Store:
     def __init__(self, root: Path | None = None, cap: int | None = None) -> None:
         self.root = (root or cache_directory()) / "v1"
         self._cap = cap
+        self._started = survivors.last_start()
         self._room_lock = threading.Lock()
         self._locks_lock = threading.Lock()
         self._locks: dict[str, int] = {}
@@ -116,7 +117,7 @@ class Store:
         root = self._image(manifest, python)
         try:
             self._hold(root)
-            if (root / MARK).is_file():
+            if self._is_built(manifest, root):
                 return plan.Wanted(is_built=True, root=str(root))
             self._want(manifest, root)
         except OSError as error:
@@ -124,15 +125,22 @@ class Store:
         self._wait_for_others([layer.id for layer in manifest.layers])
         lacking = [layer for layer in manifest.layers if not self._layer(layer.id).is_dir()]
         trees = [layer for layer in lacking if layer.kind == "tree"]
-        contents = {file.sha256 for layer in trees for file in layer.files if not file.link}
+        contents = {file.sha256: file.size for layer in trees for file in layer.files if not file.link}
         return plan.Wanted(
             is_built=False,
             root=str(root),
             layers=tuple(layer.id for layer in lacking),
-            here=frozenset(sha for sha in contents if self._content(sha).is_file()),
+            here=frozenset(sha for sha, size in contents.items() if _has_size(self._content(sha), size)),
             unlisted=tuple(layer.id for layer in trees if not layer.files) if self._has_contents() else (),
             arrived=frozenset(arrived for layer in lacking for arrived in self._arrived(layer.id)),
         )
+
+    def _is_built(self, manifest: Manifest, root: Path) -> bool:
+        """Whether an image is here, after what may have been cut off when the host ended last has gone."""
+        mark = root / MARK
+        if not mark.is_file() or survivors.is_older(mark, self._started):
+            survivors.look_through(self.root, root, [layer.id for layer in manifest.layers], self._started)
+        return mark.is_file()
 
     def _has_contents(self) -> bool:
         with os.scandir(self.root / "files") as found:
@@ -158,7 +166,11 @@ class Store:
 
     def _parts(self, ident: str) -> list[Path]:
         """Give what came of a layer and has nobody any more."""
-        return [path for path in self._parts_of(ident) if not is_held(path)]
+        left = [path for path in self._parts_of(ident) if not is_held(path)]
+        for path in left:
+            if survivors.is_older(path, self._started):
+                remove(path)
+        return [path for path in left if path.exists()]
 
     def _image(self, manifest: Manifest, python: str) -> Path:
         kind = hashlib.sha256(os.path.realpath(python).encode()).hexdigest()[:8]
@@ -388,6 +400,13 @@ class Store:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return ImageError(f"{stage}: {where} cannot be written ({error.strerror}): choose another directory")
         return ImageError(f"{stage}: {where}: {error.strerror or error}")
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def _wants_of(root: Path) -> Path:

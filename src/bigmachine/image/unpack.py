@@ -178,8 +178,12 @@ class Arrival:
     def _keep(self, file: File, place: str) -> None:
         kept = self._content(file.sha256)
         kept.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(place, kept)
+        except FileExistsError:
+            if kept.stat().st_size != file.size:  # it was cut off when the host ended
+                kept.unlink()
+                os.link(place, kept)
 
     def _close_folders(self) -> None:
         """Let nothing be changed any more, but byte code be kept."""

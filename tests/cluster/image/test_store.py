@@ -127,6 +127,19 @@ def test_a_package_that_was_added_is_all_that_moves(env: Environment, scan: Scan
     assert built.taken < 1000
 
 
+def test_a_package_comes_whole_though_the_project_has_the_same_content(
+    env: Environment, scan: Scan, host: Store, tmp_path: Path
+) -> None:
+    """The host keeps contents of trees alone; packages are kept as they are."""
+    sent.send(scan, host, tmp_path / "packs")
+    env.install("more", {"more.py": (tmp_path / "project/app.py").read_text()})
+    (tmp_path / "project/empty.txt").unlink()
+    found = env.scan(env.site, tmp_path / "project")
+    assert sent.wanted(found, host).here
+    built = sent.send(found, host, tmp_path / "packs")
+    assert sent.run(built.root, "python", "-c", "import more; print(more.x)") == "1"
+
+
 def test_frames_may_come_twice_and_in_any_order_after_their_listings(scan: Scan, host: Store, tmp_path: Path) -> None:
     """A host passes them on to others as they come, and after a broken connection they come again."""
     whole = sent.packed(scan, host, tmp_path / "packs")
