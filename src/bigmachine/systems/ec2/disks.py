@@ -63,13 +63,9 @@ while :; do
   n=$((n + 1)); [ $n -lt 60 ] || {{ echo "only $# of {count} data volumes appeared: $v" >&2; exit 1; }}
   sleep 1
 done
-if [ $# -gt 1 ] && command -v mdadm >/dev/null; then
+if [ $# -gt 1 ]; then
   mdadm --create /dev/md0 --run --level=0 --chunk=256 --raid-devices=$# "$@"
   set -- /dev/md0
-elif [ $# -gt 1 ]; then
-  vgcreate bigmachine "$@"
-  lvcreate -y -i $# -I 256 -l 100%FREE -n data bigmachine
-  set -- /dev/bigmachine/data
 fi
 mkfs.ext4 -q -E nodiscard "$1"
 mkdir -p $d

@@ -165,10 +165,12 @@ def _cloud_config(options: Options, program: str, ssh_keys: Sequence[str]) -> st
             "systemctl daemon-reload",
             "systemctl set-default poweroff.target",
             *(f"systemctl mask --now {name} || :" for name in _QUIET[options.flavor]),
-            f"systemctl start --no-block {' '.join(started)}",
             "sysctl -q -p /etc/sysctl.d/90-bigmachine.conf || :",
+            f"systemctl start --no-block {' '.join(started)}",
         ],
     }
+    if len(data_volumes(options.data_gib)) > 1:
+        config["packages"] = ["mdadm"]  # to stripe them; not every image has it
     if ssh_keys:
         config["ssh_authorized_keys"] = list(ssh_keys)
         if options.user:
