@@ -386,10 +386,12 @@ def bring_up(
         host.put(bundle, note)
     note("starting", host.sent)
     sys_path = [f"{facts.place(kit)}/{SITE}"]
-    orders = Bootstrap(bootstrap, clocks, ("", 0), [python], sys_path, tethered=tethered, notices=notices)
-    argv = agent_command(
-        sys_path, python=python, interpreter=[python], preload=preload, inherited=(LISTEN_FD, ORDERS_FD)
+    listen = ("", 0)  # it inherits a socket
+    orders = Bootstrap(
+        bootstrap, clocks, listen, [python], sys_path, tethered=tethered, notices=notices, cache=facts.cache
     )
+    # Without a zygote, which machines that live in an image could not use; and so apart from the host's own settings.
+    argv = agent_command(sys_path, python=python, interpreter=[], preload=preload, inherited=(LISTEN_FD, ORDERS_FD))
     host.exec(argv, orders.to_json()[4:].decode())
     return Raised(facts, python, platform, ca_file, host.sent)
 
