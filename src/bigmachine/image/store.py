@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import json
 import os
 import secrets
 import stat
@@ -36,6 +34,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image import packs, plan, survivors
 from bigmachine.image.assemble import MARK, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
+from bigmachine.image.holds import Holds, is_there, want
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
 from bigmachine.image.stored import Stored, listing_of
@@ -75,8 +74,7 @@ class Store:
         self._cap = cap
         self._started = survivors.last_start()
         self._room_lock = threading.Lock()
-        self._locks_lock = threading.Lock()
-        self._locks: dict[str, int] = {}
+        self._holds = Holds()
         try:
             self._prepare()
         except OSError as error:
@@ -116,10 +114,10 @@ class Store:
         manifest = plan.decode_head(head)
         root = self._image(manifest, python)
         try:
-            self._hold(root)
+            self._holds.hold(root)
             if self._is_built(manifest, root):
                 return plan.Wanted(is_built=True, root=str(root))
-            self._want(manifest, root)
+            want(manifest, root)
         except OSError as error:
             raise self._failed("offer", error) from error
         self._wait_for_others([layer.id for layer in manifest.layers])
@@ -204,8 +202,8 @@ class Store:
         manifest = plan.decode_head(head)
         root = self._image(manifest, python)
         try:
-            self._hold(root)
-            self._want(manifest, root)
+            self._holds.hold(root)
+            want(manifest, root)
             return self._receive(manifest, root, python, frames, progress)
         except OSError as error:
             raise self._failed("unpack", error) from error
@@ -234,8 +232,7 @@ class Store:
                     remove(arrival.directory)
         if not (root / MARK).is_file():
             self._with_room(partial(self._build, manifest, root, python))
-        _wants_of(root).unlink(missing_ok=True)
-        os.utime(self._lock_of(root))
+        is_there(root)
         self.collect()
         return Built(str(root), manifest.digest, taken)
 
@@ -359,27 +356,6 @@ class Store:
 
     # what may go
 
-    def _lock_of(self, root: Path) -> Path:
-        return root.with_name(f"{root.name}.lock")
-
-    def _hold(self, root: Path) -> None:
-        """Keep an image from being collected until this process ends."""
-        with self._locks_lock:
-            while str(root) not in self._locks:
-                descriptor = os.open(self._lock_of(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_nlink:
-                    self._locks[str(root)] = descriptor
-                    os.utime(descriptor)
-                else:  # it was collected just before
-                    os.close(descriptor)
-
-    def _want(self, manifest: Manifest, root: Path) -> None:
-        """Keep the layers of an image that is going to be built from being collected."""
-        aside = root.with_name(f"{root.name}.{secrets.token_hex(4)}.part")
-        aside.write_text(json.dumps([layer.id for layer in manifest.layers]))
-        os.rename(aside, _wants_of(root))
-
     def collect(self) -> None:
         """Remove what is above the cap: images nobody is in, the longest unused first, and layers that none has."""
         with contextlib.suppress(OSError):  # it is done again next time
@@ -387,9 +363,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the images that were held."""
-        with self._locks_lock:
-            while self._locks:
-                os.close(self._locks.popitem()[1])
+        self._holds.close()
 
     def _failed(self, stage: str, error: OSError) -> ImageError:
         where = error.filename or self.root
@@ -407,10 +381,6 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _wants_of(root: Path) -> Path:
-    return root.with_name(f"{root.name}.wants")
 
 
 def _is_arriving(part: Path) -> bool:
