@@ -47,7 +47,8 @@ _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
 _NOT_BY_THE_AGENT = (Cause.KEEPALIVE_LOST, Cause.LEASE_EXPIRED, Cause.BOOT_FAILED, Cause.INIT_FAILED)
 #: So often a connection may break, or a program not answer one, while a service is installed.
-_ATTEMPTS = 3
+_ATTEMPTS = 4
+_AGAIN = 0.1
 
 
 class Listener(Protocol):
@@ -197,6 +198,8 @@ class Owner:
                     failures[name] += restarts == self._restarts
                     if failures[name] == _ATTEMPTS:
                         raise self._boot_failed(f"service {name!r} could not be registered", exc) from exc
+                    # The agent may be about to say that the program was started anew.
+                    await asyncio.sleep(_AGAIN * failures[name])
                 else:
                     if restarts == self._restarts:
                         return
