@@ -172,7 +172,7 @@ def test_a_program_that_is_out_of_reach_again_and_again_fails_the_boot(
     reason = stopped(machine)
     assert reason.certificate.cause == Cause.BOOT_FAILED
     assert "no route to host" in str(reason)
-    assert odd.dials.count(f"{odd.agent_id}-m1") == 3
+    assert odd.dials.count(f"{odd.agent_id}-m1") == owned._ATTEMPTS
 
 
 def test_its_lease_runs_while_an_init_takes_longer_than_that(held: None) -> None:
