@@ -28,7 +28,7 @@ async def watch(provider: str, tell: Callable[[Notice], None]) -> None:
     """Ask until there is a notice, and tell it; returns then, or at once where there is nobody to ask."""
     if provider != "ec2":
         return
-    metadata = _Metadata()
+    metadata = _Metadata(_EC2)
     while True:
         notice = await asyncio.to_thread(metadata.ask)
         if notice is not None:
@@ -40,7 +40,7 @@ async def watch(provider: str, tell: Callable[[Notice], None]) -> None:
 class _Metadata:
     """The metadata service of EC2."""
 
-    def __init__(self, host: str = _EC2) -> None:
+    def __init__(self, host: str) -> None:
         self._host = host
         self._token = ""
         self._until = 0.0

@@ -127,12 +127,13 @@ def _unwanted(market: str, kind: InstanceType, offer: Offer, cap: float | None) 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What became of a rung: how many came of it, and why no more."""
+    """What became of a rung: how many came of it, and why no more; `is_unclear`: more may have been bought."""
 
     rung: Rung
     wanted: int
     got: int
     why: str = ""
+    is_unclear: bool = False
 
     def __str__(self) -> str:
         return f"{self.rung}: {self.got} of {self.wanted}{f' ({self.why})' if self.why else ''}"

@@ -85,15 +85,17 @@ def climb(
         if got >= n:
             break
         ask = _fleet if rung.market == "spot" else _run
+        is_unclear = False
         try:
             bought, why = ask(api, n - got, wanted, rung, tags)
         except Refused as refused:
             if refused.kind is Kind.FINAL:
                 raise refused.told() from refused
             bought, why = [], f"{refused.code}: {refused.text.rstrip('.')}"
+            is_unclear = refused.kind is Kind.TRANSIENT
         for each in bought:
             take(each)
-        tried.append(Tried(rung, n - got, len(bought), why))
+        tried.append(Tried(rung, n - got, len(bought), why, is_unclear))
         got += len(bought)
         _log.info("ec2: %s", tried[-1])
     return tried

@@ -223,6 +223,7 @@ class EC2System(System):
 
             try:
                 tried = climb(self._connected(), n, wanted, plan.rungs, marks, take)
+                self._is_unclear |= any(each.is_unclear for each in tried)
                 if not raising:
                     raise refusal(n, tried, plan.dropped)
                 ready = self._settle(raising)
