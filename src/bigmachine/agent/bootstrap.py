@@ -43,7 +43,8 @@ class Bootstrap:
     `interpreter` is the command that starts a Python for programs, `sys_path` the driver's `sys.path`. `tethered`:
     the end of standard input means that the driver is gone. `driver_pid`: the agent's parent, if that is the driver
     itself: then the end of that process counts too (a child that the driver forked may hold the pipe open).
-    `notices`: the provider ("ec2") that gives notice to the host before it takes it back, if there is one.
+    `notices`: the provider ("ec2") that gives notice to the host before it takes it back, if there is one. `cache`: the
+    folder where images are kept, if it is not the user's own.
     """
 
     identity: Identity
@@ -54,6 +55,7 @@ class Bootstrap:
     tethered: bool = True
     driver_pid: int = 0
     notices: str = ""
+    cache: str = ""
 
     def to_json(self) -> bytes:
         """Write it as the agent reads it, the length in front."""
@@ -71,6 +73,7 @@ class Bootstrap:
                 "tethered": self.tethered,
                 "driver_pid": self.driver_pid,
                 "notices": self.notices,
+                "cache": self.cache,
             }
         ).encode()
         return len(text).to_bytes(4) + text
@@ -92,6 +95,7 @@ class Bootstrap:
             tethered=bool(fields.get("tethered", True)),
             driver_pid=int(fields.get("driver_pid", 0)),
             notices=str(fields.get("notices", "")),
+            cache=str(fields.get("cache", "")),
         )
 
     @classmethod

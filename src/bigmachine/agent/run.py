@@ -11,6 +11,8 @@ import os
 import resource
 import signal
 import socket
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.bootstrap import Bootstrap
@@ -88,7 +90,7 @@ async def _serve(
     table = ServiceTable()
     identity = OwnIdentity(orders.identity)
     table.register("Agent", Agent(host, table, reaper, identity))
-    table.register("Images", Images(_store, lambda to: _link_to(to, identity, server.reactor)))
+    table.register("Images", Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor)))
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
 
     def route(name: str | None, sock: socket.socket) -> bool:
@@ -124,11 +126,11 @@ async def _watch_notices(provider: str, host: Host) -> None:
     await watch(provider, host.notice)
 
 
-def _store() -> Store:
+def _store(cache: str) -> Store:
     """Open this host's store of images; most agents never need it."""
     from bigmachine.image.store import Store
 
-    return Store()
+    return Store(Path(cache) if cache else None)
 
 
 def _link_to(to: Onward, identity: OwnIdentity, reactor: Reactor) -> Link:
