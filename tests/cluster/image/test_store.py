@@ -468,6 +468,29 @@ def test_two_that_bring_the_same_at_the_same_time_get_one_image(scan: Scan, tmp_
     assert not list((tmp_path / "host/v1").rglob("*.part"))
 
 
+def test_processes_that_bring_the_same_at_the_same_time_get_one_image(scan: Scan, host: Store, tmp_path: Path) -> None:
+    """Two drivers with an agent each; neither knows of the other."""
+    whole = sent.packed(scan, host, tmp_path / "packs")
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+
+    def bring() -> None:
+        with sent.store(tmp_path / "host") as own:
+            start.wait(TIMEOUT)
+            sent.receive(scan, own, iter(whole))
+
+    children = [context.Process(target=bring) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(TIMEOUT)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert sent.run(sent.wanted(scan, host).root, "python", "-c", "import large; print(large.x)") == "7"
+    assert not list((tmp_path / "host/v1").rglob("*.part"))
+    (image,) = (path for path in (host.root / "images").iterdir() if path.is_dir())
+    assert image.name.startswith(scan.manifest.digest)
+
+
 def test_what_another_process_is_taking_in_is_waited_for(scan: Scan, host: Store, tmp_path: Path) -> None:
     whole = sent.packed(scan, host, tmp_path / "packs")
     go_on = multiprocessing.Event()
