@@ -373,6 +373,8 @@ def bring_up(
         platform = replace(ours, libc=facts.libc)
         ca_file = f"{facts.place(interpreter)}/{CA_FILE}"
         bundles.append(interpreter)
+    elif python.startswith(f"{facts.cache}/v1/interpreters/"):  # it went there before stage 0, over the login
+        ca_file = f"{python.rpartition('/bin/')[0]}/{CA_FILE}"
     check_runs(kit, "the agent", host.host, facts.system, facts.machine, facts.libc)
     had = host.have(bundles)
     lacking = [bundle for bundle in bundles if bundle.name not in had]

@@ -172,6 +172,34 @@ class Lab:
         finally:
             self.in_space(host, "nft", "delete", "table", "inet", "closed")
 
+    def enter(self, host: int, script: str) -> str:
+        """Run a shell script with a host's own files, also while its users could not."""
+        server = next(pid for pid in self.pids(host) if self._is_server(pid))
+        return self.in_space(host, "nsenter", f"--mount=/proc/{server}/ns/mnt", "sh", "-ec", script)
+
+    @staticmethod
+    def _is_server(pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sshd: /usr")
+        return False
+
+    @contextlib.contextmanager
+    def without_python(self, host: int) -> Iterator[None]:
+        """Hide every Python of a host."""
+        self.enter(
+            host,
+            "for p in /usr/bin/python3* /usr/local/bin/python3*; do "
+            "[ ! -f $p ] || [ -L $p ] || mount --bind /dev/null $p; done",
+        )
+        try:
+            yield
+        finally:
+            self.enter(
+                host,
+                "for p in /usr/bin/python3* /usr/local/bin/python3*; do "
+                "[ -c $p ] && [ ! -L $p ] && umount $p; done; true",
+            )
+
     # drivers
 
     def drive(
@@ -225,14 +253,15 @@ class Lab:
     def processes(self, host: int) -> dict[int, str]:
         """Return what runs on a host besides its ssh server: commands by process ids."""
         found = {}
-        for pid in self._pids(host):
+        for pid in self.pids(host):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if command and not command.startswith(("sshd:", "/usr/sbin/sshd", "sh -c mount")):
                     found[pid] = command
         return found
 
-    def _pids(self, host: int) -> list[int]:
+    def pids(self, host: int) -> list[int]:
+        """Return the processes of a host, its ssh server's among them."""
         listed = subprocess.run(
             ["ip", "netns", "pids", self.name(host)], check=False, capture_output=True, text=True, timeout=10
         )

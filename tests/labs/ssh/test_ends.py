@@ -59,13 +59,14 @@ def test_a_session_of_sshd_that_is_killed_takes_everything_along(lab: Lab) -> No
 
 def sessions(lab: Lab, host: int) -> list[int]:
     """Find the processes of sshd that serve a login."""
-    found = []
-    for pid in lab._pids(host):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if command.startswith(b"sshd: ") and not command.startswith(b"sshd: /usr"):
-            found.append(pid)
+    found = [pid for pid in lab.pids(host) if is_session(pid)]
     assert found
     return found
+
+
+def is_session(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return command.startswith(b"sshd: ") and not command.startswith(b"sshd: /usr")
 
 
 def test_an_agent_that_is_killed_takes_its_machines_along(lab: Lab) -> None:
@@ -123,7 +124,7 @@ def test_on_a_host_that_is_cut_off_the_lease_ends_everything(lab: Lab, hosts: st
 def test_nothing_secret_can_be_read_on_a_host(lab: Lab) -> None:
     """In arguments, environments and files, while machines run and afterwards."""
     driver = waiting(lab, "wait", hosts="lab@{1},{1}", count=2)
-    for pid in lab._pids(1):
+    for pid in lab.pids(1):
         for name in ("cmdline", "environ"):
             told = Path(f"/proc/{pid}/{name}").read_bytes()
             assert b"PRIVATE KEY" not in told, (pid, name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.labs.ssh.lab import Lab, Outcome
+from tests.labs.ssh.lab import PROJECT, Lab, Outcome
 
 
 def machines(outcome: Outcome) -> list[dict[str, Any]]:
@@ -72,3 +73,46 @@ def test_the_port_is_reached_through_the_login_where_it_is_closed(lab: Lab) -> N
     for action in ("drop", "reject with tcp reset"):
         with lab.closed(3, action):
             assert machines(lab.run("hello.py", "2", hosts="lab@{3}*2"))[1]["hostname"] == lab.name(3)
+
+
+def test_a_host_without_python_gets_the_drivers_and_the_authorities_that_came_with_it(lab: Lab) -> None:
+    with lab.without_python(2):
+        assert lab.on(2, "python3 -c 0 2>/dev/null || echo none", user="lab") == "none\n"
+        told = machines(lab.run("hello.py", "2", hosts="lab@{2}*2"))
+        again = machines(lab.run("hello.py", "1", hosts="lab@{2}"))
+    for each in (*told, *again):
+        assert each["cert"].startswith("/home/lab/.cache/bigmachine/v1/interpreters/")
+        assert (lab.files / "h2" / each["cert"].lstrip("/")).read_text().count("BEGIN CERTIFICATE") > 10
+
+
+def test_a_servers_defaults_let_in_many_logins_and_many_machines(lab: Lab, tmp_path: Path) -> None:
+    """MaxStartups 10:30:100 and MaxSessions 10: twelve logins to one server, and twelve machines over one login."""
+    config = tmp_path / "config"
+    names = [f"name{number}" for number in range(12)]
+    config.write_text(f"Host name*\n  HostName {lab.address(1)}\n  User lab\n{lab.config.read_text()}")
+    assert len(machines(lab.run("hello.py", "12", hosts=",".join(names), config=config))) == 12
+    assert len(machines(lab.run("hello.py", "12", hosts="lab@{1}*12"))) == 12
+
+
+def test_an_address_of_ipv6(lab: Lab, tmp_path: Path) -> None:
+    for host in (0, 1):
+        lab.in_space(host, "ip", "addr", "add", f"fd77::{host + 10}/64", "dev", "eth0", "nodad")
+    lab.on(1, "sed 's/^ListenAddress.*/ListenAddress [::]:2226/' /etc/ssh/sshd_config >/tmp/2226")
+    lab.on(1, "/usr/sbin/sshd -f /tmp/2226")
+    known, config = tmp_path / "known", tmp_path / "config"
+    known.write_text(f"[fd77::11]:2226 {(lab.files / 'h1/ssh/ssh_host_ed25519_key.pub').read_text()}")
+    config.write_text(f"Host *\n  UserKnownHostsFile {known}\n{lab.config.read_text()}")
+    try:
+        outcome = lab.run("hello.py", "1", "hostof", hosts="lab@[fd77::11]:2226", config=config)
+        assert "HOSTS [fd77::11]:" in outcome.out
+    finally:
+        lab.on(1, "pkill -f [s]shd.*2226; rm /tmp/2226")
+
+
+def test_the_examples_run_on_hosts(lab: Lab) -> None:
+    examples = Path(shutil.copytree(PROJECT / "examples", lab.home / "examples"))
+    pi = lab.run(examples / "bigpi.py", "-n", "200000", "--nmach", "3", hosts="lab@{1},lab@{2},lab@{3}")
+    assert "3.1" in pi.out
+    both = ("--cluster", "local:1", "--cluster", "ssh:2", "--duration", "1")
+    table = lab.run(examples / "multisys.py", *both, hosts="lab@{1},lab@{2}").out
+    assert re.search(r"^ssh +2 .* 3\.1", table, re.MULTILINE), table
