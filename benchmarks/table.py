@@ -27,6 +27,7 @@ FIGURES = (
     ("memory.py",),
     ("scan.py",),
     ("shipping.py",),
+    ("ssh.py",),
     ("inprocess.py",),
     ("ending.py",),
     ("round_trip.py",),

@@ -63,6 +63,16 @@ def test_no_instance_outlives_a_driver_that_is_killed(region: Region) -> None:
     assert took < lease + 25
 
 
+def test_a_host_that_does_not_come_up_ends_and_its_console_is_shown(region: Region) -> None:
+    driver = region.start(PROGRAMS / "broken.py")
+    assert "ended while it was started" in driver.expect("REFUSED", 60)
+    console = driver.expect("NOTES")
+    assert "on-demand m5.large) the end of its console: " in console
+    assert "cloud-init" in console or "systemd" in console
+    driver.wait()
+    region.until(lambda: not region.running(), 30)
+
+
 @pytest.fixture(scope="module")
 def refusals(region: Region) -> dict[str, str]:
     text = region.start(PROGRAMS / "refusals.py").wait(60)

@@ -30,6 +30,10 @@ def labs() -> Path:
     return Path(os.environ.get("BIGMACHINE_LABS", PROJECT.parent / "shared" / "labs"))
 
 
+class NoLab(Exception):
+    """There can be no lab here; the text says why."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a driver."""
@@ -139,8 +143,9 @@ class Lab:
         return done
 
     def down(self) -> None:
-        """Take it down."""
+        """Take it down, and remove all files."""
         self.sshlab("down")
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def name(self, host: int) -> str:
         """Return the name of a host for the ssh client."""
@@ -284,11 +289,15 @@ class Lab:
 
 
 def bring_up(count: int, sshd: str = "") -> Lab:
-    """Bring a lab up, or skip with the reason."""
+    """Bring a lab up.
+
+    Raises:
+        NoLab: if that cannot be here.
+    """
     if os.geteuid() != 0:
-        pytest.skip("a lab of hosts with ssh needs root")
+        raise NoLab("a lab of hosts with ssh needs root")
     if not (labs() / "sshlab.sh").is_file():
-        pytest.skip(f"the scripts that make labs are not in {labs()} (BIGMACHINE_LABS names another folder)")
+        raise NoLab(f"the scripts that make labs are not in {labs()} (BIGMACHINE_LABS names another folder)")
     home = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
     home.chmod(0o755)
     try:
@@ -299,7 +308,7 @@ def bring_up(count: int, sshd: str = "") -> Lab:
             command = [str(labs() / "setup.sh"), "net", "ssh"]
             done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True, timeout=600)
             if done.returncode:
-                pytest.skip(f"what the lab needs cannot be installed: {done.stderr[-300:]}")
+                raise NoLab(f"what the lab needs cannot be installed: {done.stderr[-300:]}")
         python = lean.make(home / "lean", PROJECT, "asyncssh")
         return Lab(count, home, python, sshd)
     except BaseException:

@@ -60,9 +60,9 @@ def main() -> None:
         instances = [instance_of(machine.machine_id.partition("-")[0]) for machine in machines]
         began = time.monotonic()
         lab("/lab/spot", id=instances[0], notice=6)
-        while noticed.preempted_at is None and time.monotonic() < began + 20:
+        while "notice" not in told and time.monotonic() < began + 20:
             time.sleep(0.01)
-        print(f"NOTICED {time.monotonic() - began:.2f} {'notice' in told or told}", flush=True)
+        print(f"NOTICED {time.monotonic() - began:.2f} {noticed.preempted_at is not None}", flush=True)
         began = time.monotonic()
         import boto3
 
