@@ -46,12 +46,12 @@ class Receipt:
     @property
     def per_hour(self) -> float:
         """Dollars an hour, at the moment."""
-        return sum(use.price or 0.0 for use in self.uses if use.ended is None)
+        return sum((use.price or 0.0 for use in self.uses if use.ended is None), 0.0)
 
     @property
     def total(self) -> float:
         """Dollars so far."""
-        return sum(use.dollars(self.now) for use in self.uses)
+        return sum((use.dollars(self.now) for use in self.uses), 0.0)
 
     @property
     def is_complete(self) -> bool:
