@@ -13,7 +13,7 @@ import math
 import socket
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bigmachine.agent import pyspy
 from bigmachine.agent.processes import look_at
@@ -57,6 +57,14 @@ class KeepaliveReply:
 
     next_s: float
     healthy: bool
+
+
+class Glance(NamedTuple):
+    """A machine at one moment: bytes that its process holds and may hold, processor seconds that it has used."""
+
+    rss: int
+    limit: int
+    cpu_s: float
 
 
 class Supervisor:
@@ -283,6 +291,27 @@ class Supervisor:
         told["machine.serving"] = Reading("gauge", int(self._machine.is_serving), help="1 while it serves")
         return told
 
+    def glance(self) -> Glance:
+        """Tell what a page shows that looks every second: of `host_vars` the least, and cheaply."""
+        import psutil
+
+        from bigmachine.observe.limits import memory_limit
+
+        pid = self._pid()
+        limit = memory_limit(f"/proc/{pid}")
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                rss, times = process.memory_info().rss, process.cpu_times()
+        except psutil.Error:  # it is ending, and will be reported
+            rss, times = 0, None
+        total = psutil.virtual_memory().total
+        return Glance(
+            rss=rss,
+            limit=total if limit is None else min(total, limit.limit),
+            cpu_s=0.0 if times is None else times.user + times.system,
+        )
+
     async def expvars(self) -> dict[str, object]:
         """Give what the agent counts about the machine; the program has its own."""
         spec = self._machine.spec
@@ -306,4 +335,4 @@ def _check_seconds(method: str, seconds: object) -> None:
         raise InvalidCall(f"{method} takes a number of seconds above 0, not {seconds!r}")
 
 
-__all__ = ["KeepaliveReply", "MachineInfo", "Supervisor"]
+__all__ = ["Glance", "KeepaliveReply", "MachineInfo", "Supervisor"]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
     from bigmachine.rpc import MethodSnapshot
     from bigmachine.rpc.spans import CallSpan
+    from bigmachine.rpc.statistics import Tap
 
 _log = logging.getLogger("bigmachine")
 P = ParamSpec("P")
@@ -292,6 +293,10 @@ class Machine:
         The machine's own counts, of all its callers, are in `call("Supervisor.expvars")["calls"]`.
         """
         return self._program.statistics.snapshot()
+
+    def trace_calls(self, tap: Tap | None) -> None:
+        """Have `tap(method, seconds, failed)` told of this process's calls that are over; None ends that."""
+        self._program.statistics.trace(tap)
 
     def keepalive_reply_times(self) -> list[float]:
         """Return how long the last keepalives took, in seconds, the most recent first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bigmachine.rpc.names import shown
@@ -15,6 +16,9 @@ from bigmachine.rpc.names import shown
 BUCKETS = 40
 _FOLD = 256
 _MICROSECONDS = (1e6).__mul__
+
+#: Is told of each call that is over: its method, how many seconds it took, and whether it failed. Must be quick.
+Tap = Callable[[str, float, bool], object]
 
 
 class MethodStats:
@@ -114,13 +118,46 @@ class MethodSnapshot:
         )
 
 
+class _Traced(MethodStats):
+    """Counts into the numbers that it stands in front of, and tells of each call."""
+
+    __slots__ = ("counted", "method", "tap")
+
+    def __init__(self, counted: MethodStats, method: str, tap: Tap) -> None:
+        super().__init__()
+        self.counted = counted
+        self.method = shown(method)
+        self.tap = tap
+
+    def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
+        self.counted.count(seconds, failed, bytes_in, bytes_out)
+        self.tap(self.method, seconds, failed)
+
+    def quantile(self, share: float) -> float:
+        return self.counted.quantile(share)
+
+    def snapshot(self) -> MethodSnapshot:
+        return self.counted.snapshot()
+
+
 class Statistics:
     """The methods of one side, by name."""
 
-    __slots__ = ("methods",)
+    __slots__ = ("_tap", "methods")
 
     def __init__(self) -> None:
         self.methods: dict[str, MethodStats] = {}
+        self._tap: Tap | None = None
+
+    def trace(self, tap: Tap | None) -> None:
+        """Have `tap` told of each call that is over from now on; None ends that. It costs nothing while there is none.
+
+        What counts a call meanwhile may do so the old way once more; no call is lost to the numbers.
+        """
+        self._tap = tap
+        for method, stats in list(self.methods.items()):
+            counted = stats.counted if isinstance(stats, _Traced) else stats
+            self.methods[method] = counted if tap is None else _Traced(counted, method, tap)
 
     def of(self, method: str) -> MethodStats:
         """Return a method's numbers, to be counted into.
@@ -131,7 +168,9 @@ class Statistics:
             method = f"Supervisor.{method.rpartition('.')[2]}"
         found = self.methods.get(method)
         if found is None:
-            found = self.methods[method] = MethodStats()
+            tap = self._tap
+            made = MethodStats() if tap is None else _Traced(MethodStats(), method, tap)
+            found = self.methods.setdefault(method, made)
         return found
 
     def snapshot(self) -> dict[str, MethodSnapshot]:
@@ -143,4 +182,4 @@ class Statistics:
         return told
 
 
-__all__ = ["BUCKETS", "MethodSnapshot", "MethodStats", "Statistics"]
+__all__ = ["BUCKETS", "MethodSnapshot", "MethodStats", "Statistics", "Tap"]

@@ -495,6 +495,7 @@ class Session(Sight):
         atexit.unregister(self.shutdown)
         try:
             with contextlib.suppress(TimeoutError):
+        self._close_pages()
                 self._reactor.run(self._end_machines(end), max(0.1, end - time.monotonic()) + _LEAST)
         finally:
             if self._system is not None:

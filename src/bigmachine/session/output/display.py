@@ -18,6 +18,9 @@ from bigmachine.session.output.lines import Lines
 from bigmachine.session.output.worker import Worker
 
 _log = logging.getLogger("bigmachine")
+#: Is given what a machine wrote, besides its destination: its name, the stream ("stdout", "stderr", "log") and
+#: whole lines. On the output's thread; must be quick.
+Listener = Callable[[str, str, str], object]
 _STREAMS = ("stdout", "stderr")
 #: A few bytes that a job without data holds.
 _SMALL = 256
@@ -38,6 +41,7 @@ class Display:
         self._droppers: dict[tuple[str, str], Dropper] = {}  # of the event loop's thread
         self._lines: dict[tuple[str, str], Lines] = {}  # of the output's thread, as the next
         self._records: dict[str, RecordReader] = {}
+        self._listeners: tuple[Listener, ...] = ()
 
     # on the event loop's thread
 
@@ -92,6 +96,15 @@ class Display:
 
     # from any thread
 
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Let `listener` hear what machines write from now on; what this returns ends that."""
+        self._listeners = (*self._listeners, listener)
+
+        def leave() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return leave
+
     def wait(self, timeout: float) -> bool:
         """Wait until all is shown that came before; False if that takes more than `timeout` seconds."""
         return self._worker.wait(timeout)
@@ -110,9 +123,18 @@ class Display:
         was_live = lines.is_live
         block = lines.feed(data)
         if block:
-            self._destination.write(name, stream, block)
+            self._write(name, stream, block)
         if was_live or lines.is_live:
             self._destination.rewrite(name, stream, lines.live)
+
+    def _write(self, name: str, stream: str, block: str) -> None:
+        self._destination.write(name, stream, block)
+        if self._listeners:
+            self._tell(name, stream, block)
+
+    def _tell(self, name: str, stream: str, block: str) -> None:
+        for listener in self._listeners:
+            listener(name, stream, block)
 
     def _take_records(self, name: str, stream: str, data: bytes) -> None:
         reader = self._records.get(name)
@@ -120,6 +142,8 @@ class Display:
             reader = self._records[name] = RecordReader()
         for record in reader.feed(data):
             fields = decode(record)
+            if self._listeners:
+                self._tell(name, stream, f"{as_text(fields)}\n")
             logger = records.logger_for(fields)
             if logger is None:
                 self._destination.write(name, "stderr", f"{as_text(fields)}\n")
@@ -141,6 +165,6 @@ class Display:
         for stream in _STREAMS:
             lines = self._lines.pop((name, stream), None)
             if lines is not None and (block := lines.end()):
-                self._destination.write(name, stream, block)
+                self._write(name, stream, block)
         self._records.pop(name, None)
         self._destination.end(name)

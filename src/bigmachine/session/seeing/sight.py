@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from bigmachine.machine import Machine
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from bigmachine.rpc import Reactor
     from bigmachine.session.seeing.collecting import Collected
     from bigmachine.session.seeing.variables import Variables
+    from bigmachine.session.session import Session
     from bigmachine.session.timeline import Span
+    from bigmachine.web import ASGIApp, ServedPages
 
 _log = logging.getLogger("bigmachine")
 
@@ -31,6 +33,7 @@ class Sight:
     _reactor: Reactor
     _variables: Variables | None = None
     _dumps_errors_to: Path | None = None
+    _served: ServedPages | None = None
 
     if TYPE_CHECKING:  # the session has them
 
@@ -159,6 +162,36 @@ class Sight:
                 following(kind, value, trace)
 
             sys.excepthook = dump_first
+
+    def debug_app(self, *, hosts: Iterable[str] = (), token: str = "") -> ASGIApp:
+        """Return an ASGI application with the diagnostic pages, to be mounted anywhere [Go: HandleDebug].
+
+        `hosts`: the names by which browsers reach it, besides localhost and addresses; "*" allows any, which is only
+        safe where another layer asks who it is. `token`: refuse whoever does not know it; without one, that other
+        layer has to do so: the pages show the program's memory, output and stacks.
+        """
+        from bigmachine.web import debug_app
+
+        return debug_app(cast("Session", self), hosts=hosts, token=token)
+
+    def serve_debug(self, host: str = "127.0.0.1", port: int = 3333) -> str:
+        """Serve the diagnostic pages from a thread, until the session ends; return their URL, which has a token in it.
+
+        `port` 0: any free one. Called again, it gives the same URL.
+
+        Raises:
+            BigmachineError: if the port is taken, or the address is not this computer's.
+            InvalidCall: if they are served already, at another host or port.
+        """
+        from bigmachine.web import ServedPages
+
+        if self._served is None:
+            self._served = ServedPages(cast("Session", self), host, port)
+        return self._served.url_for(host, port)
+
+    def _close_pages(self) -> None:
+        if self._served is not None:
+            self._served.close()
 
     def _failed(self, error: BaseException | None) -> None:
         """Write the dump that an error is a reason for, once."""
