@@ -290,7 +290,9 @@ class Session(Sight):
         settle = None
         if place.runtime is not None and cargo is not None:
             settle = cargo.settling(host.link, place, partial(self._sent, machine.name))
-        owner = Owner(machine, host, program, spec, order.services, system.keepalive, self, settle, self._fate(system, place))
+        owner = Owner(
+            machine, host, program, spec, order.services, system.keepalive, self, settle, self._fate(system, place)
+        )
         program.judge_with(owner.verdict)
         machine.watch(self._follow)
         for step, began in place.steps:
@@ -493,9 +495,9 @@ class Session(Sight):
 
     def _shut_down(self, end: float) -> None:
         atexit.unregister(self.shutdown)
+        self._close_pages()
         try:
             with contextlib.suppress(TimeoutError):
-        self._close_pages()
                 self._reactor.run(self._end_machines(end), max(0.1, end - time.monotonic()) + _LEAST)
         finally:
             if self._system is not None:
