@@ -221,14 +221,17 @@ class Lab:
             hosts = hosts.replace(f"{{{number}}}", name)
         path = self.programs / program
         options = [] if config == "" else [f"--bigm.ssh-config={config or self.config}"]
-        # It execs all the way, so the process that is started here becomes the driver itself.
-        command = [str(labs() / "netlab.sh"), "exec", "0", str(self._python), "-Xfaulthandler", str(path), *arguments]
-        command += ["--bigm.system=ssh", f"--bigm.hosts={hosts}", *options]
+        where = ("--bigm.system=ssh", f"--bigm.hosts={hosts}", *options)
+        return self.python("-Xfaulthandler", str(path), *arguments, *where, cwd=path.parent, environ=environ)
+
+    def python(self, *arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> Driver:
+        """Start a Python with bigmachine on host 0."""
         own = {"HOME": str(self.user), "TMPDIR": str(self.user), "PYTHONPATH": str(PROJECT / "src")}
         process = subprocess.Popen(
-            command,
+            # It execs all the way, so the process that is started here becomes the driver itself.
+            [str(labs() / "netlab.sh"), "exec", "0", str(self._python), *arguments],
             env={**self._environ, **own, **(environ or {})},
-            cwd=path.parent,
+            cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -309,7 +312,7 @@ def bring_up(count: int, sshd: str = "") -> Lab:
             done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True, timeout=600)
             if done.returncode:
                 raise NoLab(f"what the lab needs cannot be installed: {done.stderr[-300:]}")
-        python = lean.make(home / "lean", PROJECT, "asyncssh")
+        python = lean.make(home / "lean", PROJECT, "asyncssh", "pytest")
         return Lab(count, home, python, sshd)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)

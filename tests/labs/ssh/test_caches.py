@@ -27,7 +27,9 @@ def cache(lab: Lab, host: int) -> Path:
 @contextlib.contextmanager
 def mounted(lab: Lab, host: int, options: str) -> Iterator[None]:
     """Lay a file system of its own below the home folder of a host's user; where is only seen by the host."""
-    lab.enter(host, f"mkdir -p /home/lab/.cache; mount -t tmpfs -o {options} tmpfs /home/lab/.cache")
+    lab.enter(
+        host, f"install -d -m 700 -o lab -g lab /home/lab/.cache; mount -t tmpfs -o {options} tmpfs /home/lab/.cache"
+    )
     try:
         yield
     finally:
