@@ -76,10 +76,13 @@ def test_a_lost_answer_is_asked_for_with_the_same_token(session: Stubbed) -> Non
         "before-parameter-build.ec2.RunInstances", lambda params, **_: tokens.append(params["ClientToken"])
     )
     ec2.add_client_error("run_instances", "InternalError", http_status_code=500)
-    ec2.add_response("run_instances", run(["i-1"]))
+    for name in ("i-1", "i-2"):
+        ec2.add_response("run_instances", run([name]))
     assert take(1, session)[0] == ["i-1"]
     assert len(tokens) == 2
     assert len(set(tokens)) == 1
+    take(1, session)
+    assert tokens[2] != tokens[1]  # another request is another purchase
 
 
 def test_a_lack_of_capacity_is_asked_for_elsewhere_at_once(session: Stubbed) -> None:
