@@ -96,14 +96,14 @@ def frame(data: bytes) -> None:
         body = _compressed(given, size.to_bytes(4, "big") + text + given.blob())
         said = packs.frame(given.one_of((packs.PACK, packs.BYTECODE, packs.LISTING, b"X")), body)
     try:
-        kind, body = packs.verify(said)
+        kind, verified = packs.verify(said)
     except ImageError:
         return
     try:
         if kind == packs.LISTING:
-            plan.files(plan.unpack(body)["files"])
+            plan.files(plan.unpack(bytes(verified))["files"])
         else:
-            told, content = packs.open_pack(body)
+            told, content = packs.open_pack(bytes(verified))
             assert isinstance(told, dict)
             assert len(content) <= packs.PACK_SIZE + (16 << 20)
     except (ImageError, ValueError, KeyError, TypeError):

@@ -152,7 +152,6 @@ class Cargo:
 
     def settling(self, link: Link, place: Launched, tell: Callable[[int], None]) -> Settle:
         """Give the way in which one machine's program is brought to its host; `tell` is told the bytes sent so far."""
-
         runtime = place.runtime
         assert runtime is not None
 

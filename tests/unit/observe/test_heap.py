@@ -68,6 +68,7 @@ def test_what_only_a_running_function_has_is_found_and_not_kept() -> None:
         assert count_of(take_census(20), Hidden).size > 5 << 20
         census_taken.set()
         end = threading.Event()
+        left = []
         for _ in range(200):
             left = [row for row in take_census(20).types if row.name.endswith(".Hidden")]
             if not left:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigmachine.observe.pprof import decode, encode
-from bigmachine.observe.profile import TRUNCATED, Frame, Profile, from_folded, merge, to_folded
+from bigmachine.observe.profile import TRUNCATED, Frame, Labels, Profile, Stack, from_folded, merge, to_folded
 
 CPU = (("samples", "count"), ("cpu", "nanoseconds"))
 RAW = 'thread (0x7f): "MainThread";<module> (a.py:3);f.<locals>.g (b c.py:10) 5\n 1\nx (c.py:1) 3\nnative 2\n'
@@ -37,7 +37,9 @@ samples = st.dictionaries(
     st.lists(texts.filter(bool), max_size=3),
     st.integers(0, 2**62),
 )
-def test_what_is_written_is_read_back(samples, began, duration, comments, period) -> None:
+def test_what_is_written_is_read_back(
+    samples: dict[tuple[Stack, Labels], list[int]], began: int, duration: int, comments: list[str], period: int
+) -> None:
     profile = Profile(CPU, samples, period, began, duration, comments)
     assert decode(encode(profile)) == profile
 

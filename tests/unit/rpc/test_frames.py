@@ -4,6 +4,7 @@ import io
 import pickle
 import time
 import traceback
+from collections.abc import Callable
 
 import pytest
 
@@ -27,10 +28,10 @@ def fails(table: dict[str, dict[str, int]], password: str = "hunter2") -> int:
     return table["a"]["zz"] + len(many)
 
 
-def caught(function, *args: object) -> BaseException:
+def caught(function: Callable[..., object], *args: object) -> Exception:
     try:
         function(*args)
-    except BaseException as error:  # noqa: BLE001 (any kind is wanted)
+    except Exception as error:  # noqa: BLE001 (any kind is wanted)
         return error
     raise AssertionError("it did not raise")
 
@@ -134,14 +135,16 @@ def test_values_that_cannot_be_described_are_named() -> None:
         thing = Odd()
         raise ValueError(thing is None)
 
-    [frame] = take(caught(odd).__traceback__.tb_next)
+    trace = caught(odd).__traceback__
+    assert trace is not None
+    [frame] = take(trace.tb_next)
     assert frame[6]["thing"] == "<Odd instance at " + frame[6]["thing"].partition(" at ")[2]
     assert build([frame], "m1") is not None
 
 
 @pytest.mark.parametrize("code", ["<string>", "<stdin>"])
 def test_code_without_a_file_has_frames_too(code: str) -> None:
-    space: dict[str, object] = {}
+    space: dict[str, Callable[..., object]] = {}
     exec(compile("def f():\n    x = 1\n    return x / 0\n", code, "exec"), space)
     there = over_there(caught(space["f"]))
     assert traceback.extract_tb(there.__traceback__)[-1].filename == f"<m1:{code}>"
