@@ -46,7 +46,8 @@ class Timeline:
             return
         while len(self._spans) >= self._most:
             self._spans.pop(next(iter(self._spans)))
-        is_last = phase in (UP, DOWN)
+        # News of a phase may come after the news that it is over.
+        is_last = phase in (UP, DOWN) or (machine, UP) in self._spans
         self._spans[key] = Span(machine, phase, now, now if is_last else None)
         if not is_last:
             self._open[machine] = key

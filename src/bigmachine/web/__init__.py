@@ -17,6 +17,7 @@ Loaded when `Session.debug_app` or `serve_debug` is called, which is why the ses
 
 from bigmachine.web.app import App, debug_app
 from bigmachine.web.asgi import ASGIApp
+from bigmachine.web.live import Watch
 from bigmachine.web.serving import ServedPages
 
-__all__ = ["ASGIApp", "App", "ServedPages", "debug_app"]
+__all__ = ["ASGIApp", "App", "ServedPages", "Watch", "debug_app"]

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode
 from bigmachine.errors import BigmachineError
 from bigmachine.web.access import PARAMETER, Access, Refused
 from bigmachine.web.asgi import Answer, Receive, Request, Scope, Send, as_json, redirect, say, text
-from bigmachine.web.live import Watch
+from bigmachine.web.live import watch_of
 from bigmachine.web.static import static
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class App:
     def __init__(self, session: Session, access: Access) -> None:
         self._session = session
         self._access = access
-        self._watch = Watch(session)
+        self._watch = watch_of(session)
         self._places = threading.BoundedSemaphore(_MOST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,10 +54,6 @@ class App:
             await say(await self._answer(request), request, receive, send)
         else:
             raise NotImplementedError(f"these pages are for http, not for {scope['type']}")
-
-    def close(self) -> None:
-        """End the streams of all viewers."""
-        self._watch.close()
 
     async def _answer(self, request: Request) -> Answer:
         query = parse_qsl(request.query, keep_blank_values=True)
@@ -89,6 +85,12 @@ class App:
         return {"set_cookie": value}
 
     async def _page(self, request: Request, query: str) -> Answer:
+        """Find the page.
+
+        Raises:
+            BigmachineError: if the session has ended.
+        """
+        self._session._check_open()
         path = request.path
         if path == "/debug/vars":
             return await self._in_thread(self._vars)

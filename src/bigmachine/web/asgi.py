@@ -22,7 +22,8 @@ JSON: Final = "application/json"
 #: speedscope makes its style sheets at run time; what it shows is handed to it as a blob.
 SAFE: Final = {
     "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; connect-src 'self' blob:; img-src 'self' data:; "
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "connect-src 'self' blob:; img-src 'self' data:; "
         "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     ),
     "x-content-type-options": "nosniff",

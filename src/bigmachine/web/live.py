@@ -171,6 +171,13 @@ def _end(viewer: Viewer) -> None:
     viewer.tell(None)
 
 
+def watch_of(session: Session) -> Watch:
+    """Give the session's watch, which all its pages share: a call is told to one listener only."""
+    found = vars(session).setdefault("_watch", Watch(session))  # one operation, whichever threads come
+    assert isinstance(found, Watch)
+    return found
+
+
 class Look:
     """What is known while somebody looks."""
 

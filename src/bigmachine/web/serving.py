@@ -79,8 +79,7 @@ class ServedPages:
         return self._url
 
     def close(self) -> None:
-        """End all viewers' streams and stop serving, within seconds."""
-        self._app.close()
+        """Stop serving, within seconds."""
         with contextlib.suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(self._end.set)
         if self._thread is not threading.current_thread():

@@ -155,8 +155,7 @@ class Looked:
 def _why(machine: Machine) -> str:
     error = machine.error
     if isinstance(error, MachineStopped):
-        said = error.certificate
-        return f"{said.cause}: {said.detail}" if said.detail else str(said.cause)
+        return _short(error.certificate.describe().removeprefix(f"machine {machine.name} stopped "))
     return str(error or "")
 
 

@@ -36,3 +36,10 @@ def test_it_is_bounded() -> None:
     for at in range(100):
         timeline.enter(f"m{at}", "shipping", float(at))
     assert len(timeline.spans()) == 10
+
+
+def test_news_of_a_phase_that_comes_late_opens_nothing() -> None:
+    timeline = Timeline()
+    timeline.enter("m1", UP, 1.0)
+    timeline.enter("m1", "importing", 2.0)
+    assert all(span.ended is not None for span in timeline.spans())

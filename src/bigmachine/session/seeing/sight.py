@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from bigmachine.session.seeing.variables import Variables
     from bigmachine.session.session import Session
     from bigmachine.session.timeline import Span
-    from bigmachine.web import ASGIApp, ServedPages
+    from bigmachine.web import ASGIApp, ServedPages, Watch
 
 _log = logging.getLogger("bigmachine")
+#: Two threads that want the pages served get the same ones.
+_SERVING = threading.Lock()
 
 
 class Sight:
@@ -34,6 +36,7 @@ class Sight:
     _variables: Variables | None = None
     _dumps_errors_to: Path | None = None
     _served: ServedPages | None = None
+    _watch: Watch | None = None  # of all its pages together
 
     if TYPE_CHECKING:  # the session has them
 
@@ -185,11 +188,16 @@ class Sight:
         """
         from bigmachine.web import ServedPages
 
-        if self._served is None:
-            self._served = ServedPages(cast("Session", self), host, port)
+        session = cast("Session", self)
+        with _SERVING:
+            session._check_open()
+            if self._served is None:
+                self._served = ServedPages(session, host, port)
         return self._served.url_for(host, port)
 
     def _close_pages(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._served is not None:
             self._served.close()
 

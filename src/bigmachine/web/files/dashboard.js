@@ -27,7 +27,7 @@ function newRow(id, f) {
   const tr = make("tr");
   const th = make("th"); th.scope = "row";
   const address = make("span", "address");
-  th.append(f.name, address);
+  th.append(f.name, " ", address);
   const state = make("span", "state"), mem = make("span"), gauge = make("span", "gauge"), fill = make("i");
   gauge.setAttribute("role", "img"); gauge.append(fill);
   const took = make("span", "took");
@@ -123,7 +123,8 @@ let drawn = [];
 function drawCalls() {
   const canvas = $("calls"), box = canvas.parentElement, width = box.clientWidth - 2, scale = devicePixelRatio || 1;
   const rows = [...new Set(calls.map((call) => call[0]))].sort((a, b) => names[a].localeCompare(names[b], undefined, { numeric: true }));
-  const high = rows.length > 60 ? 8 : 18, left = 90, foot = 20, height = Math.max(1, rows.length) * high + foot;
+  const high = Math.max(3, Math.min(18, Math.floor(.55 * innerHeight / Math.max(1, rows.length)))), left = 90, head = 22;
+  const height = Math.max(1, rows.length) * high + head, every = Math.ceil(12 / high);
   if (canvas.width !== width * scale || canvas.height !== height * scale) {
     canvas.width = width * scale; canvas.height = height * scale;
     canvas.style.width = `${width}px`; canvas.style.height = `${height}px`;
@@ -135,18 +136,18 @@ function drawCalls() {
   const x = (t) => left + (width - left) * (t - now + WINDOW) / WINDOW, place = new Map(rows.map((row, i) => [row, i]));
   for (let s = 0; s <= WINDOW; s += 5) {
     const at = Math.round(x(now - s)) + .5;
-    ctx.strokeStyle = rule; ctx.beginPath(); ctx.moveTo(at, 0); ctx.lineTo(at, height - foot); ctx.stroke();
-    ctx.fillStyle = soft; ctx.textAlign = s ? "center" : "right"; if (s < WINDOW) ctx.fillText(s ? `−${s} s` : "now", at, height - foot / 2);
+    ctx.strokeStyle = rule; ctx.beginPath(); ctx.moveTo(at, head); ctx.lineTo(at, height); ctx.stroke();
+    ctx.fillStyle = soft; ctx.textAlign = s ? "center" : "right"; if (s < WINDOW) ctx.fillText(s ? `−${s} s` : "now", at, head / 2);
   }
   ctx.textAlign = "left"; ctx.fillStyle = soft;
-  rows.forEach((row, i) => { if (high > 10 || i % 2 === 0) ctx.fillText(names[row].slice(0, 13), 8, i * high + high / 2); });
+  rows.forEach((row, i) => { if (i % every === 0) ctx.fillText(names[row].slice(0, 13), 8, head + i * high + high / 2); });
   drawn = [];
   for (const call of calls) {
     const [machine, method, began, took, failed] = call, from = Math.max(left, x(began)), to = x(began + took / 1000);
     if (to < left) continue;
-    const y = place.get(machine) * high + 1, w = Math.max(1.5, to - from);
-    ctx.fillStyle = failed ? bad : colour(method); ctx.fillRect(from, y, w, high - 2);
-    drawn.push([from, y, w, high - 2, call]);
+    const y = head + place.get(machine) * high + (high > 6 ? 1 : 0), h = high - (high > 6 ? 2 : 1), w = Math.max(1.5, to - from);
+    ctx.fillStyle = failed ? bad : colour(method); ctx.fillRect(from, y, w, h);
+    drawn.push([from, y, w, h, call]);
   }
 }
 
@@ -289,12 +290,16 @@ async function openProfile(kind, machine) {
   try {
     const answer = await fetch(`pprof/${kind}?${query}&format=speedscope`, { signal: mine.signal });
     if (!answer.ok) throw new Error(await answer.text());
-    const blob = await answer.blob();
+    const text = await answer.text(), blob = new Blob([text], { type: "application/json" });
     if (mine !== asked) return;
+    if (!JSON.parse(text).profiles?.some((each) => each.samples?.length)) {
+      put(said, kind === "profile" ? "nothing ran while it was sampled: no samples" : "there is nothing to be shown");
+      return;
+    }
     put(said, ""); file.href = `pprof/${kind}?${query}`; file.hidden = false;
     if (frame.dataset.blob) URL.revokeObjectURL(frame.dataset.blob);
     const url = frame.dataset.blob = URL.createObjectURL(blob), fresh = frame.cloneNode();
-    fresh.src = `static/speedscope/index.html#profileURL=${encodeURIComponent(url)}&title=${encodeURIComponent($("viewer-title").textContent)}`;
+    fresh.src = `static/speedscope/index.html#profileURL=${encodeURIComponent(url)}&view=left-heavy&title=${encodeURIComponent($("viewer-title").textContent)}`;
     fresh.hidden = false; frame.replaceWith(fresh);   // a new frame: only its address after # would change
   } catch (error) {
     if (mine !== asked || error.name === "AbortError") return;
