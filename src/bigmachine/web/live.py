@@ -225,7 +225,7 @@ class Look:
         now = time.monotonic()
         rows = {
             looked.machine.machine_id: looked.row(
-                glances.get(looked), now, self._output.last.get(looked.machine.name, "")
+                glances.get(looked), now, self._output.last_of(looked.machine.name, len(all_looked))
             )
             for looked in all_looked
         }

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 #: Calls and lines that are kept; and those that are told in one second, so that a viewer far away can follow.
 CALLS: Final = 2000
 LINES: Final = 1000
-_CALLS_AT_ONCE: Final = 300
-_LINES_AT_ONCE: Final = 60
+_CALLS_AT_ONCE: Final = 250
+_LINES_AT_ONCE: Final = 50
 #: Characters of a line.
 _LONGEST: Final = 200
+#: Of all machines' last lines together, told in one second; of each at least the beginning.
+_LAST_LINES: Final = 12_000
+_BEGINNING: Final = 40
 #: Machines that have stopped are shown, the last ones of them.
 _STOPPED: Final = 50
 
@@ -81,6 +84,10 @@ class Output:
             self.last.setdefault(machine, _short(line))
             self.last[machine] = _short(line)
 
+    def last_of(self, machine: str, among: int) -> str:
+        """Give a machine's last line, cut so that those `among` many machines can all be told every second."""
+        return _short(self.last.get(machine, ""), max(_BEGINNING, _LAST_LINES // max(1, among)))
+
     def take(self) -> tuple[list[Line], int]:
         """Give the lines that have come, and how many others there were."""
         came, self._came = self._came, 0
@@ -90,8 +97,8 @@ class Output:
         return fresh, max(0, came - len(fresh))
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+def _short(line: str, longest: int = _LONGEST) -> str:
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class Looked:
