@@ -42,6 +42,7 @@ from bigmachine.trust import Authority, Credentials, Identity, Role, write_crede
 
 if TYPE_CHECKING:
     from bigmachine.session.shipping import Cargo
+    from bigmachine.system.cost import Receipt
 
 _log = logging.getLogger("bigmachine")
 #: For an agent on a bare host to make a key, and take its certificate.
@@ -405,6 +406,13 @@ class Session(Sight):
     def timeline(self) -> list[Span]:
         """Return every phase of every machine's start, with its time and the bytes that were sent for it."""
         return self._timeline.spans()
+
+    def cost(self) -> Receipt | None:
+        """Return what its machines cost, an hour and altogether so far; None where they cost nothing.
+
+        `cost().of(machine.machine_id)` is what one machine's host costs.
+        """
+        return None if self._system is None else self._system.cost()
 
     def phase(self, machine: Machine, phase: Phase) -> None:
         """A starting machine has got further."""

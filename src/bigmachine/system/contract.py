@@ -17,6 +17,7 @@ from bigmachine.errors import Cause, ProvisionError
 if TYPE_CHECKING:  # a local system's agent is started before its driver imports these
     from bigmachine.image.manifest import Platform
     from bigmachine.rpc import Dialer, Reactor
+    from bigmachine.system.cost import Receipt
     from bigmachine.trust import Identity, Role
 
 
@@ -162,6 +163,10 @@ class System(abc.ABC):
         Asked when the agent does not answer, or (`is_sure`) is gone for certain. It may wait for some seconds, but in
         no case longer: it is called from a thread, and the machine's end waits for it.
         """
+        return None
+
+    def cost(self) -> Receipt | None:
+        """Say what its hosts cost, an hour and so far; None if they cost nothing. Must not wait: it is asked often."""
         return None
 
     def release(self, place: Launched) -> None:  # noqa: B027 (a hook, too)

@@ -288,11 +288,8 @@ class Look:
 
     def _cost(self) -> list[float] | None:
         """Dollars an hour and altogether, where the system tells."""
-        tell = getattr(self._session.system, "cost", None)
-        if tell is None:
-            return None
-        receipt = tell()
-        return [round(receipt.per_hour, 4), round(receipt.total, 4)]
+        receipt = self._session.cost()
+        return None if receipt is None else [round(receipt.per_hour, 4), round(receipt.total, 4)]
 
 
 def title(session: Session) -> str:

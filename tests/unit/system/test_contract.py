@@ -58,6 +58,7 @@ def test_clocks_are_values() -> None:
 
 def test_a_system_needs_no_more_than_launch_and_shutdown() -> None:
     system = Smallest()
+    assert system.cost() is None
     system.prepare()
     system.release(Launched("a1"))
     assert system.keepalive == Keepalive()

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from bigmachine.agent.delivery import Stage0Orders, user_data
 from bigmachine.errors import BigmachineError, Cause, ProvisionError
 from bigmachine.system import Keepalive, Launched, System, Ticket
+from bigmachine.system.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.catalogue import Prices, ondemand_prices
-from bigmachine.systems.ec2.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.ending import Ending
 from bigmachine.systems.ec2.failures import Refused
 from bigmachine.systems.ec2.keys import public_keys
@@ -316,7 +316,9 @@ class EC2System(System):
         for place in list(self._places.values()):
             bought, zone = place.bought, place.bought.zone or (place.facts.zone if place.facts is not None else "")
             price = prices.of(bought.market, bought.type, zone) or bought.price
-            uses.append(Use(place.id, bought.type, zone, bought.market, price, place.began, place.ended))
+            uses.append(
+                Use(place.id, bought.type, zone, bought.market, price, place.began, place.ended, place.agent_id)
+            )
         return receipt(uses, time.time())
 
     def _watch_budget(self) -> None:

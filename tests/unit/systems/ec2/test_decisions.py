@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bigmachine.errors import Cause, ProvisionError
+from bigmachine.system.cost import Use, receipt
 from bigmachine.systems.ec2.bucket import TokenBucket
 from bigmachine.systems.ec2.catalogue import InstanceType, Prices
-from bigmachine.systems.ec2.cost import Use, receipt
 from bigmachine.systems.ec2.disks import block_devices, data_volumes
 from bigmachine.systems.ec2.failures import Kind, Refused
 from bigmachine.systems.ec2.keys import distinct
@@ -177,6 +177,13 @@ class TestFate:
 
 
 class TestCost:
+    def test_a_machine_costs_what_its_host_does(self) -> None:
+        use = Use("i-1", "t", "a", "spot", 3.6, 0.0, None, "i1")
+        bill = receipt([use, Use("i-2", "t", "a", "spot", 3.6, 0.0)], 1.0)
+        assert bill.of("i1-m7") is use
+        assert bill.of("i1") is None
+        assert bill.of("i3-m1") is None
+
     def test_a_receipt_adds_up_by_the_second_and_at_least_a_minute(self) -> None:
         uses = [Use("i-1", "t", "a", "spot", 3.6, 0.0, 100.0), Use("i-2", "t", "a", "spot", 3.6, 90.0, None)]
         bill = receipt(uses, 100.0)

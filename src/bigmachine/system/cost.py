@@ -1,7 +1,8 @@
-"""What instances cost: an hour now, altogether so far, and as a receipt in the end. Pure.
+"""What machines cost: an hour now, altogether so far, and as a receipt in the end. Pure.
 
-Reckoned from the prices that the API told before the start, by the second and at least for a minute, as Linux instances
-are billed. Disks, traffic and taxes are not in it, and a spot price may change meanwhile: the bill is the provider's.
+Reckoned from the prices that the provider told before the start, by the second and at least for a minute, as instances
+with Linux are billed. Disks, traffic and taxes are not in it, and a spot price may change meanwhile: the bill is the
+provider's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ _LEAST = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """The use of one instance. `price`: dollars an hour, if known; `ended`: None while it runs."""
+    """The use of one host. `price`: dollars an hour, if known; `ended`: None while it runs.
+
+    `id` is the provider's, `agent_id` ours. `began` and `ended` are seconds since the epoch.
+    """
 
     id: str
     type: str
@@ -23,6 +27,7 @@ class Use:
     price: float | None
     began: float
     ended: float | None = None
+    agent_id: str = ""
 
     def seconds(self, now: float) -> float:
         """How long it has run."""
@@ -35,7 +40,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What all instances cost: `per_hour` those that run, `total` all so far, in dollars; `str` is a table.
+    """What all hosts of a session cost: `per_hour` those that run, `total` all so far, in dollars; `str` is a table.
 
     `is_complete`: every price is known; otherwise both are too low.
     """
@@ -57,6 +62,11 @@ class Receipt:
     def is_complete(self) -> bool:
         """Whether every price is known."""
         return all(use.price is not None for use in self.uses)
+
+    def of(self, machine_id: str) -> Use | None:
+        """Give the use of the host that a machine is or was on; machines of one host share it."""
+        agent_id = machine_id.rpartition("-")[0]
+        return next((use for use in self.uses if use.agent_id == agent_id), None) if agent_id else None
 
     def __str__(self) -> str:
         lines = [f"{'instance':<20} {'type':<14} {'zone':<14} {'market':<10} {'seconds':>8} {'$/h':>9} {'$':>9}"]
