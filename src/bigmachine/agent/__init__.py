@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
-    from bigmachine.agent.events import Dumped, Event, MemoryShort, Noticed, Output, PhaseChanged, Stopped
+    from bigmachine.agent.events import Dumped, Event, Halted, MemoryShort, Noticed, Output, PhaseChanged, Stopped
     from bigmachine.agent.identity import give_identity
     from bigmachine.agent.images import Onward
     from bigmachine.agent.launch import LaunchSpec, Preload
@@ -32,6 +32,7 @@ _HOME = {
     "Clocks": "bootstrap",
     "Dumped": "events",
     "Event": "events",
+    "Halted": "events",
     "KeepaliveReply": "supervisor",
     "LaunchSpec": "launch",
     "MachineInfo": "supervisor",
@@ -62,6 +63,7 @@ __all__ = [
     "Clocks",
     "Dumped",
     "Event",
+    "Halted",
     "KeepaliveReply",
     "LaunchSpec",
     "MachineInfo",

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
+    from bigmachine.agent.conversations import Halt
     from bigmachine.errors import DeathCertificate
 
 #: "log" carries records of `logging`, see `records`.
@@ -103,7 +104,17 @@ class Noticed:
     notice: Notice
 
 
-Event = Output | PhaseChanged | Stopped | MemoryShort | Dumped | Noticed
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """A machine's program waits in `breakpoint()`."""
+
+    seq: int
+    machine_id: str
+    at: float
+    halt: Halt
+
+
+Event = Output | PhaseChanged | Stopped | MemoryShort | Dumped | Noticed | Halted
 
 #: What an event costs beside its data, roughly: it keeps a flood of tiny writes within the bound too.
 _OVERHEAD: Final = 256
@@ -159,6 +170,10 @@ class EventLog:
         """Note that a machine's host will be taken back."""
         self._append(Noticed(self._next(), machine_id, at, notice))
 
+    def halted(self, machine_id: str, at: float, halt: Halt) -> None:
+        """Note that a machine's program waits in `breakpoint()`."""
+        self._append(Halted(self._next(), machine_id, at, halt))
+
     def after(self, cursor: int, most: int = 64) -> list[Event]:
         """Give up to `most` events after `cursor`, or the oldest there are if some of these are acknowledged."""
         first = self._last - len(self._events) + 1
@@ -188,6 +203,7 @@ __all__ = [
     "Dumped",
     "Event",
     "EventLog",
+    "Halted",
     "MemoryShort",
     "Notice",
     "Noticed",

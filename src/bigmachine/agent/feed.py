@@ -16,6 +16,7 @@ from bigmachine.agent.events import EventLog
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from bigmachine.agent.conversations import Halt
     from bigmachine.agent.events import Event, Notice, StreamName
     from bigmachine.agent.memory import Shortage
     from bigmachine.errors import DeathCertificate
@@ -75,6 +76,11 @@ class Feed:
     def noticed(self, machine_id: str, notice: Notice) -> None:
         """Tell that a machine's host will be taken back."""
         self._log.noticed(machine_id, time.time(), notice)
+        self._changed()
+
+    def halted(self, machine_id: str, halt: Halt) -> None:
+        """Tell that a machine's program waits in `breakpoint()`."""
+        self._log.halted(machine_id, time.time(), halt)
         self._changed()
 
     def acknowledge(self, cursor: int) -> None:

@@ -16,17 +16,19 @@ import base64
 import contextlib
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.certificate import REPORTED, Reason, certify
+from bigmachine.agent.conversations import Conversations
 from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.agent.output import MAX_LINES, LastLines
 from bigmachine.agent.pipes import PipeReader
 from bigmachine.agent.processes import kill_all, kill_group, offer_to_oom_killer, sample, strays_of
 from bigmachine.agent.records import RecordReader, as_text, decode
 from bigmachine.agent.vitals import Vitals
-from bigmachine.errors import Cause, DeathCertificate, MachineStopped
+from bigmachine.errors import Cause, DeathCertificate, InvalidCall, MachineStopped
 
 if TYPE_CHECKING:
     from bigmachine.agent.certificate import Ending
@@ -74,6 +76,8 @@ class Hosted:
         self.is_serving = False
         self.output_bytes = 0
         self.log_records = 0
+        self.conversations = Conversations()
+        self._with_files = {"records": self._hear_records, "halted": self._halted}
         self._loop = loop
         self._nursery = nursery
         self._reaper = reaper
@@ -193,6 +197,18 @@ class Hosted:
         if self.is_serving and self._channel is not None:
             self._channel.send({"k": "drain"})
 
+    def open_conversation(self, kind: str, code: str) -> socket.socket:
+        """Ask the program for a shell, or another conversation of that kind, and give the agent's end of it.
+
+        Raises:
+            InvalidCall: if it does not serve yet.
+        """
+        if not self.is_serving or self._channel is None:
+            raise InvalidCall(f"machine {self.spec.name} does not serve yet: wait until it is RUNNING")
+        mine, its = socket.socketpair()
+        self._channel.send({"k": "converse", "kind": kind, "code": code}, (its.detach(),))
+        return mine
+
     async def ended(self, patience: float) -> None:
         """Wait until it is gone and its certificate is written, but not longer than `patience` seconds."""
         await asyncio.wait([self._stopped], timeout=patience)
@@ -227,8 +243,9 @@ class Hosted:
             self._decide(reason)
 
     def _on_message(self, message: Message) -> None:
-        if message.kind == "records" and len(message.fds) == 1:
-            self._hear_records(message.fds[0])
+        take = self._with_files.get(message.kind)
+        if take is not None and len(message.fds) == 1:
+            take(message)
             return
         for fd in message.fds:
             os.close(fd)
@@ -249,13 +266,24 @@ class Hosted:
             self._dump.set_result(message)
         elif message.kind == "failed":
             self._on_failed(message)
+        elif message.kind == "goes on":
+            self.conversations.go_on(message.number("n"))
 
-    def _hear_records(self, fd: int) -> None:
+    def _hear_records(self, message: Message) -> None:
         """Read the pipe by which the program sends what it logs, as its output is read."""
+        fd = message.fds[0]
         os.set_blocking(fd, False)
         self._pipes.append(PipeReader(self._loop, fd, self._on_records))
         if self._feed.is_full:
             self.pause()
+
+    def _halted(self, message: Message) -> None:
+        halt = self.conversations.wait(
+            message.number("n"), message.text("where"), message.text("thread"), message.fds[0]
+        )
+        if halt is not None:
+            self._drain()
+            self._feed.halted(self.id, halt)
 
     def _drain(self) -> None:
         """Take in what the program wrote before the message at hand: the driver shows output by phase."""
@@ -314,6 +342,8 @@ class Hosted:
         """Look whether it is hung, and ask it for a sign of life."""
         if self._child is None or self._child.ending.done() or self._channel is None:
             return False
+        if self.conversations.holds_program:
+            self._vitals.excuse(now)
         if self._vitals.is_hung(now, sample(self._child.pid)):
             return True
         if self.is_serving and self._probes == self._answers:
@@ -389,6 +419,7 @@ class Hosted:
                 await asyncio.wait([pipe.ended for pipe in self._pipes])
         for pipe in self._pipes:
             pipe.close()
+        self.conversations.close()
         if self._channel is not None:
             self._channel.close()
             self._channel = None

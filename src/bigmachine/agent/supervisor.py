@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bigmachine.agent import pyspy
+from bigmachine.agent.conversing import Conversing
 from bigmachine.agent.processes import look_at
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, MachineStopped
 
@@ -67,7 +68,7 @@ class Glance(NamedTuple):
     cpu_s: float
 
 
-class Supervisor:
+class Supervisor(Conversing):
     """Answers for one machine."""
 
     def __init__(self, machine: Hosted, host: Host, reaper: Reaper) -> None:

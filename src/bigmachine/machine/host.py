@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from bigmachine.agent import Dumped, Event, MemoryShort, Noticed, Output, PhaseChanged, Stopped
+from bigmachine.agent import Dumped, Event, Halted, MemoryShort, Noticed, Output, PhaseChanged, Stopped
 from bigmachine.errors import BigmachineError, Cause, DeathCertificate, MachineStopped, RemoteTraceback
 from bigmachine.machine.life import Phase
 from bigmachine.rpc import Link, PeerGone
@@ -40,6 +40,8 @@ class Tenant(Protocol):
     def dumped(self, event: Dumped) -> None: ...
 
     def noticed(self, event: Noticed) -> None: ...
+
+    def halted(self, event: Halted) -> None: ...
 
     def died(self, error: MachineStopped) -> None: ...
 
@@ -144,6 +146,8 @@ class Host:
             tenant.dumped(event)
         elif isinstance(event, Noticed):
             tenant.noticed(event)
+        elif isinstance(event, Halted):
+            tenant.halted(event)
         else:
             tenant.died(stopped_by(event))
 

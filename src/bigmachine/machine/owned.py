@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from bigmachine.agent import Dumped, KeepaliveReply, LaunchSpec, MachineInfo, MemoryShort, Noticed
+from bigmachine.agent import Dumped, Halted, KeepaliveReply, LaunchSpec, MachineInfo, MemoryShort, Noticed
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -63,6 +63,8 @@ class Listener(Protocol):
     def dumped(self, machine: Machine, event: Dumped) -> None: ...
 
     def noticed(self, machine: Machine, event: Noticed) -> None: ...
+
+    def halted(self, machine: Machine, event: Halted) -> None: ...
 
     def stopped(self, machine: Machine) -> None: ...
 
@@ -333,6 +335,9 @@ class Owner:
     def noticed(self, event: Noticed) -> None:
         self.machine.preempted_at = event.notice.end
         self._listener.noticed(self.machine, event)
+
+    def halted(self, event: Halted) -> None:
+        self._listener.halted(self.machine, event)
 
     def died(self, error: MachineStopped) -> None:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)

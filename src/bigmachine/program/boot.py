@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.control import BlockingChannel, Message
     from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.program.debugging import Debugging
     from bigmachine.trust.identity import Identity
 
 _current: Boot | None = None
@@ -36,6 +37,7 @@ class Boot:
     spec: LaunchSpec
     channel: BlockingChannel
     is_served: bool = False
+    debugging: Debugging | None = None
 
 
 class Untimely(BaseException):

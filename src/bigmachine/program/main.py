@@ -24,6 +24,7 @@ from bigmachine.agent.prctl import die_with, name_process
 from bigmachine.errors import Cause
 from bigmachine.image import run as run_entry
 from bigmachine.program import boot, failure
+from bigmachine.program.debugging import Debugging
 from bigmachine.program.records import send_records
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def _live(machine: Boot) -> int:
         boot.apply(machine.spec)
         _watch_if_asked()
         send_records(channel)
+        machine.debugging = Debugging(channel.send)
+        machine.debugging.install()
         channel.send({"k": "phase", "phase": "importing"})
         run_entry(entry)
         if not entry.calls_start:

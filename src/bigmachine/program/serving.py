@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from bigmachine.agent.loop_channel import LoopChannel
@@ -30,7 +31,7 @@ from bigmachine.trust import Peer, Role, server_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bigmachine.agent.control import Message
     from bigmachine.program.boot import Boot
@@ -121,6 +122,8 @@ class _Serving:
         self._channel = LoopChannel(
             machine.channel.socket, self._loop, self._on_message, self._on_end, machine.channel.decoder
         )
+        if machine.debugging is not None:
+            machine.debugging.tell = self._tell
         self.send({"k": "serving"})
         for message in waiting:
             self._on_message(message)
@@ -159,8 +162,37 @@ class _Serving:
             self._server.reactor.spawn(self._supervisor.drain(), "drain")
         elif message.kind == "phased":
             self._phased.set()
+        elif message.kind == "converse" and message.fds:
+            self._converse(message)
         elif message.kind == "shutdown":
             self._end(0)
+
+    def _tell(self, body: Mapping[str, object], fds: Sequence[int]) -> None:
+        """Tell the agent something, from any thread; on the loop's own at once, for it may be about to stand still."""
+        kept = [os.dup(fd) for fd in fds]
+        send = partial(self._send_files, body, kept)
+        if asyncio._get_running_loop() is self._loop:
+            send()
+        else:
+            self._loop.call_soon_threadsafe(send)
+
+    def _send_files(self, body: Mapping[str, object], fds: Sequence[int]) -> None:
+        assert self._channel is not None
+        self._channel.send(body, fds)
+
+    def _converse(self, message: Message) -> None:
+        debugging = self._machine.debugging
+        assert self._server is not None
+        assert debugging is not None
+        table = self._server.table
+        services = {name: table.get(name) for name in table.names() if name != "Supervisor"}
+        names = {
+            "machine": self._machine.spec.name,
+            "session": self._server.session,
+            "services": services,
+            **{name: service for name, service in services.items() if name.isidentifier()},
+        }
+        debugging.converse(message.fds[0], message.text("kind"), message.text("code"), self._loop, names)
 
     async def _dump(self, headroom: int) -> None:
         """Tell the agent what is in this process's memory, which runs short."""

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
-from bigmachine.agent import Dumped, MemoryShort, Noticed, give_identity
+from bigmachine.agent import Dumped, Halted, MemoryShort, Noticed, give_identity
 from bigmachine.errors import (
     BigmachineError,
     Cause,
@@ -35,6 +35,7 @@ from bigmachine.session.events import EventFunction, Events, EventTarget, events
 from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
 from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
+from bigmachine.session.presence import Presence
 from bigmachine.session.seeing.sight import Sight
 from bigmachine.session.timeline import DOWN, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
@@ -103,6 +104,7 @@ class Session(Sight):
         self._hosts: dict[str, Host] = {}
         self._places: dict[Machine, Launched] = {}
         self._timeline = Timeline()
+        self._presence: Presence | None = None
         self._pid = os.getpid()
         self._closing = threading.Lock()  # taken once, by whoever shuts it down first
         self._closer = 0  # the thread that did
@@ -120,14 +122,16 @@ class Session(Sight):
         output: OutputTarget = "stream",
         events: EventTarget | None = None,
         dumps: str = "",
+        control: bool = True,
         is_prepared: bool = False,
     ) -> Session:
         """Begin a driver's session on a system.
 
         `limit`: bytes of one call's arguments or result. `threads`: for plain methods, on each machine. `output`: where
         goes what machines print ("stream", "off", a folder, a function). `events`: a file or a function for `Event`s.
-        `dumps`: the folder for what machines hold that run short of memory; "": one for temporary files. `is_prepared`:
-        the system has been claimed for this session and prepared; it is shut down if this fails.
+        `dumps`: the folder for what machines hold that run short of memory; "": one for temporary files. `control`:
+        whether `bigmachine` on this user's command line finds the session. `is_prepared`: the system has been claimed
+        for this session and prepared; it is shut down if this fails.
 
         Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
         """
@@ -164,6 +168,8 @@ class Session(Sight):
             raise
         receive_with(session_id, session._receive)
         atexit.register(session.shutdown)
+        if control:
+            session._presence = Presence.announce(session)
         return session
 
     @classmethod
@@ -382,11 +388,15 @@ class Session(Sight):
 
     def _starts(self, machine: Machine) -> None:
         self._display.begin(machine.name)
+        if self._presence is not None:
+            self._presence.changed()
         if self._events is not None:
             self._events.start(machine)
 
     def _runs(self, machine: Machine) -> None:
         self._display.up(machine.name)
+        if self._presence is not None:
+            self._presence.changed()
         if self._events is not None:
             self._events.alive(machine)
 
@@ -438,6 +448,11 @@ class Session(Sight):
         if self._events is not None:
             self._events.notice(machine, text)
 
+    def halted(self, machine: Machine, event: Halted) -> None:
+        """A machine's program waits in `breakpoint()` for somebody to come."""
+        text = f"machine {machine.name} waits in breakpoint() at {event.halt.where}: bigmachine pdb {machine.name}"
+        self._display.do(partial(_log.warning, "%s", text))
+
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped, and its last output has come."""
         error = machine.error
@@ -446,6 +461,8 @@ class Session(Sight):
         self._display.end(machine.name, has_failed=not is_wanted)
         if self._events is not None:
             self._events.stopped(machine, error)
+        if self._presence is not None:
+            self._presence.stopped(machine)
         self._owned.pop(machine.machine_id, None)
         place = self._places.pop(machine, None)
         level = logging.DEBUG if is_wanted else logging.WARNING
@@ -504,6 +521,8 @@ class Session(Sight):
     def _shut_down(self, end: float) -> None:
         atexit.unregister(self.shutdown)
         self._close_pages()
+        if self._presence is not None:
+            self._presence.ending()
         try:
             with contextlib.suppress(TimeoutError):
                 self._reactor.run(self._end_machines(end), max(0.1, end - time.monotonic()) + _LEAST)
@@ -511,6 +530,8 @@ class Session(Sight):
             if self._system is not None:
                 self._system.shutdown(max(_LEAST, end - time.monotonic()))
                 receive_with(self._id, None)
+                if self._presence is not None:
+                    self._presence.end()
                 self._reactor.stop()
                 self._display.close(_SHOWING, max(0.0, end - time.monotonic()))
 
@@ -540,6 +561,8 @@ class Session(Sight):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._failed(error)
+        if self._presence is not None:
+            self._presence.because(error)
         self.shutdown()
 
     def __repr__(self) -> str:
