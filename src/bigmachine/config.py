@@ -9,8 +9,10 @@ The upper half of this file is pure: a table of options, and `resolve`, which ma
 `Settings`. The lower half reads the environment and the file. The file is the nearest one, from the working directory
 upwards, that has something to say about bigmachine.
 
-A system that is not of this library takes its options from a table of its own, `[tool.bigmachine.NAME]`; they reach
-its factory as they stand in the file, and it is the factory that checks them.
+In a file a system's options may also stand in a table of its own, by the names that its factory has for them:
+`type` in `[tool.bigmachine.ec2]` is `ec2type`. What is no flag, being a list of tables or the like, and all options of
+a system that is not of this library, stand there only; they reach the factory as they are in the file, and it is the
+factory that checks them.
 """
 
 from __future__ import annotations
@@ -103,9 +105,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("ssh-machines", "ssh", "machines", Kind.NUMBER, "ssh: the machines on a host that does not say so itself"),
 )
 
+#: Options that can stand in a system's table only; the factory checks them.
+_TABLED: Mapping[str, frozenset[str]] = {"ec2": frozenset(("files", "port", "sshkeys", "tags", "units"))}
 #: Those that hold for any system.
 _GENERAL = tuple(option for option in OPTIONS if not option.system and option is not SYSTEM)
-_CATALOGUED = frozenset(option.system for option in OPTIONS)
+_BY_KEY = {option.key: option for option in OPTIONS}
+#: By the names of a system and of an option in its table.
+_BY_NAME = {(option.system, option.name): option for option in OPTIONS if option.system}
+_CATALOGUED = frozenset(option.system for option in OPTIONS if option.system)
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -184,31 +191,54 @@ def resolve(sources: Sequence[Source], systems: Sequence[str] = ()) -> Settings:
     """
     said: dict[str, object] = {}
     places: dict[str, str] = {}
-    tables: list[tuple[Source, str, Mapping[str, object]]] = []
-    known = {option.key: option for option in OPTIONS}
+    tables: dict[str, dict[str, object]] = {}
     for source in sources:
         for key, value in source.values.items():
-            if key in known:
-                checked = _check(source, known[key], value)
+            if key in _BY_KEY:
+                checked = _check(source, _BY_KEY[key], key, value)
                 places.setdefault(key, source.place)
                 said.setdefault(key, checked)
+            elif isinstance(value, Mapping) and key in _CATALOGUED:
+                _take_table(source, key, value, said, tables)
             elif isinstance(value, Mapping):
-                tables.append((source, key, value))
+                places.setdefault(key, source.place)
+                tables.setdefault(key, dict(value))
             else:
                 raise _unknown(source, key)
     system = str(said.get(SYSTEM.key, SYSTEM.default))
+    for name, place in places.items():
+        if name not in _BY_KEY and name != system and name not in systems:
+            raise _unknown(Source(place, {}), name)
     options = {option.name: said.get(option.key, option.default) for option in OPTIONS if option.system == system}
-    for source, name, table in tables:
-        if name in _CATALOGUED or (name != system and name not in systems):
-            raise _unknown(source, name)
-        if name == system:
-            options = dict(table)
+    options |= tables.get(system, {})
     set_options = {name: value for name, value in options.items() if value is not None}
     general: dict[str, Any] = {option.name: said[option.key] for option in _GENERAL if option.key in said}
     return Settings(system, set_options, places.get(SYSTEM.key, "the default"), **general)
 
 
-def _check(source: Source, option: Option, value: object) -> object:
+def _take_table(
+    source: Source,
+    system: str,
+    table: Mapping[str, object],
+    said: dict[str, object],
+    tables: dict[str, dict[str, object]],
+) -> None:
+    """Note what the table of a system of ours says."""
+    for name, value in table.items():
+        label = f"{system}.{name}"
+        option = _BY_NAME.get((system, name))
+        if option is not None:
+            if option.key in source.values:
+                raise ConfigError(f"{source.place}: {option.key} and {label} are the same: leave one of them out")
+            said.setdefault(option.key, _check(source, option, label, value))
+        elif name in _TABLED.get(system, ()):
+            tables.setdefault(system, {}).setdefault(name, value)
+        else:
+            known = [each for of, each in _BY_NAME if of == system]
+            raise _unknown(source, label, [f"{system}.{each}" for each in (*known, *sorted(_TABLED.get(system, ())))])
+
+
+def _check(source: Source, option: Option, label: str, value: object) -> object:
     if option.kind is Kind.LIST and isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(part, str) and part for part in value):
             return list(value)
@@ -224,20 +254,21 @@ def _check(source: Source, option: Option, value: object) -> object:
             return f"{where},drop" if is_dropping else where
     elif option.kind in {Kind.TEXT, Kind.PATH} and isinstance(value, str) and value:
         return _located(source.folder, value) if option.kind is Kind.PATH else value
-    raise ConfigError(f"{source.place}: {option.key} = {value!r} is not allowed: it must be {option.kind.value}")
+    raise ConfigError(f"{source.place}: {label} = {value!r} is not allowed: it must be {option.kind.value}")
 
 
 def _located(folder: str, path: str) -> str:
     return path if not folder or path.startswith(("/", "~")) else f"{folder}/{path}"
 
 
-def _unknown(source: Source, key: str) -> ConfigError:
+def _unknown(source: Source, key: str, keys: Sequence[str] = ()) -> ConfigError:
     import difflib
 
-    keys = [option.key for option in OPTIONS]
-    near = difflib.get_close_matches(key, keys, n=1)
+    allowed = f"allowed are {', '.join(keys or _BY_KEY)}"
+    if not keys:
+        allowed += ", and a table named after a system"
+    near = difflib.get_close_matches(key, keys or list(_BY_KEY), n=1)
     guess = f" (did you mean {near[0]!r}?)" if near else ""
-    allowed = f"allowed are {', '.join(keys)}, and a table named after an installed system that is not listed here"
     return ConfigError(f"{source.place}: there is no setting {key!r}{guess}: {allowed}")
 
 

@@ -87,10 +87,36 @@ class TestResolve:
         said = Source("a", {"system": "ec2", "mycloud": {"zone": "b"}})
         assert "zone" not in resolve([said], systems=["mycloud"]).options
 
-    @pytest.mark.parametrize("table", ["ec3", "ec2"])
-    def test_a_table_that_no_plug_in_reads_is_refused(self, table: str) -> None:
-        with pytest.raises(ConfigError, match=f"no setting {table!r}"):
-            resolve([Source("a", {"system": "ec2", table: {"type": "c5.large"}})], systems=["mycloud", "ec2"])
+    def test_a_table_that_no_plug_in_reads_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="no setting 'ec3'"):
+            resolve([Source("a", {"system": "ec2", "ec3": {"type": "c5.large"}})], systems=["mycloud", "ec2"])
+
+    def test_a_system_of_ours_has_a_table_of_its_own_too(self) -> None:
+        table = {"type": "c5.large", "ondemand": True, "tags": {"team": "x"}, "files": [{"path": "/x"}]}
+        assert resolve([Source("a", {"system": "ec2", "ec2": table})]).options == table
+        said = [Source("a", {"system": "ssh", "ssh": {"hosts": ["x"], "config": "c"}, "ec2": table}, folder="/f")]
+        assert resolve(said).options == {"hosts": ["x"], "config": "/f/c"}
+
+    def test_what_a_table_says_counts_like_the_key_of_the_same_option(self) -> None:
+        sources = [
+            Source("flag", {"ec2type": "m5.large"}),
+            Source("file", {"system": "ec2", "ec2": {"type": "c5.large"}}),
+        ]
+        assert resolve(sources).options["type"] == "m5.large"
+        assert resolve(sources[::-1]).options["type"] == "c5.large"
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({"ec2": {"typ": "c5.large"}}, r"no setting 'ec2.typ' \(did you mean 'ec2.type'\?\).*ec2.units"),
+            ({"ec2": {"ondemand": "yes"}}, "ec2.ondemand = 'yes' is not allowed: it must be true or false"),
+            ({"ec2": {"type": "a"}, "ec2type": "a"}, "ec2type and ec2.type are the same"),
+            ({"ec2": "m5.large"}, "no setting 'ec2'"),
+        ],
+    )
+    def test_a_table_of_ours_is_checked(self, values: dict[str, object], says: str) -> None:
+        with pytest.raises(ConfigError, match=says):
+            resolve([Source("a", {"system": "local", **values})])
 
     def test_its_error_is_caught_as_ours_and_as_a_value_error(self) -> None:
         assert issubclass(ConfigError, BigmachineError)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from bigmachine.errors import ProvisionError
 
@@ -36,6 +37,29 @@ class Unit:
     name: str
     content: str
     start: bool = True
+
+
+T = TypeVar("T", HostFile, Unit)
+
+
+def written(kind: type[T], given: Sequence[T | Mapping[str, Any]], name: str) -> tuple[T, ...]:
+    """Read a list of `kind`, of which some are tables as in a configuration file; `name` is the option's.
+
+    Raises:
+        ProvisionError: if one cannot be read.
+    """
+    return tuple(each if isinstance(each, kind) else _written(kind, each, name) for each in given)
+
+
+def _written(kind: type[T], table: object, name: str) -> T:
+    types = {each.name: bool if each.type == "bool" else str for each in fields(kind)}
+    if not isinstance(table, Mapping) or any(not isinstance(table[key], types.get(key, ())) for key in table):
+        allowed = ", ".join(f"{key} ({each.__name__})" for key, each in types.items())
+        raise ProvisionError(f"ec2: {name} has {table!r}: each has to be a table with {allowed}")
+    try:
+        return kind(**table)
+    except TypeError as error:
+        raise ProvisionError(f"ec2: {name} has {table!r}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +98,8 @@ class Options:
         self._check_choices()
         self._check_numbers()
         for key, value in self.tags.items():
+            if not _are_texts(key, value):
+                raise ProvisionError(f"ec2: the tag {key!r}: {value!r} is not allowed: both have to be strings")
             if not 0 < len(key) <= 128 or len(value) > 256 or key.lower().startswith(_RESERVED):
                 raise ProvisionError(
                     f"ec2: the tag {key!r}: {value!r} is not allowed: a key has 1 to 128 characters and does not begin "
@@ -110,8 +136,8 @@ class Options:
         for name, price in (("maxprice", self.max_price), ("budget", self.budget)):
             if price is not None and not price > 0:
                 raise ProvisionError(f"ec2: {name}={price!r}: an amount of dollars has to be above 0")
-        if not 0 < self.port < 65536:
-            raise ProvisionError(f"ec2: port={self.port} is no port")
+        if not _is_port(self.port):
+            raise ProvisionError(f"ec2: port={self.port!r} is no port")
 
     @property
     def login(self) -> str:
@@ -127,6 +153,14 @@ class Options:
     def may_demand(self) -> bool:
         """Whether on-demand instances are asked for, first or after spot ones."""
         return not self.spotonly
+
+
+def _are_texts(*values: object) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and 0 < value < 65536
 
 
 def words(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -149,4 +183,4 @@ def dollars(value: str | float | None, name: str) -> float | None:
         raise ProvisionError(f"ec2: {name}={value!r} is no amount of dollars, such as 0.25") from error
 
 
-__all__ = ["FLAVORS", "SYSTEM_GIB", "HostFile", "Options", "Unit", "dollars", "words"]
+__all__ = ["FLAVORS", "SYSTEM_GIB", "HostFile", "Options", "Unit", "dollars", "words", "written"]

@@ -25,7 +25,7 @@ from bigmachine.systems.ec2.failures import Refused
 from bigmachine.systems.ec2.keys import public_keys
 from bigmachine.systems.ec2.monitor import Monitor, describe
 from bigmachine.systems.ec2.network import Group, my_network, open_group, remove_group
-from bigmachine.systems.ec2.options import HostFile, Options, Unit, dollars, words
+from bigmachine.systems.ec2.options import HostFile, Options, Unit, dollars, words, written
 from bigmachine.systems.ec2.place import Place, Raiser, console, instance_of
 from bigmachine.systems.ec2.plan import refusal
 from bigmachine.systems.ec2.request import Bought, Wanted, climb
@@ -97,8 +97,8 @@ class EC2System(System):
         sshkeys: Sequence[str] | None = None,
         keyname: str = "",
         user: str = "",
-        files: Sequence[HostFile] = (),
-        units: Sequence[Unit] = (),
+        files: Sequence[HostFile | Mapping[str, Any]] = (),
+        units: Sequence[Unit | Mapping[str, Any]] = (),
         tags: Mapping[str, str] | None = None,
         life: float = 24.0,
         maxprice: str | float | None = None,
@@ -123,8 +123,8 @@ class EC2System(System):
             ssh_keys=None if sshkeys is None else tuple(sshkeys),
             key_name=keyname,
             user=user,
-            files=tuple(files),
-            units=tuple(units),
+            files=written(HostFile, files, "files"),
+            units=written(Unit, units, "units"),
             tags=dict(tags or {}),
             life=life * 3600,
             max_price=dollars(maxprice, "ec2maxprice"),

@@ -15,7 +15,7 @@ from bigmachine.systems.ec2.disks import block_devices, data_volumes
 from bigmachine.systems.ec2.failures import Kind, Refused
 from bigmachine.systems.ec2.keys import distinct
 from bigmachine.systems.ec2.monitor import Facts
-from bigmachine.systems.ec2.options import Options, dollars, words
+from bigmachine.systems.ec2.options import HostFile, Options, Unit, dollars, words
 from bigmachine.systems.ec2.place import agent_of, instance_of
 from bigmachine.systems.ec2.plan import Plan, Rung, Tried, Where, ladder, refusal
 from bigmachine.systems.ec2.reaping import Leftover, forgotten
@@ -62,6 +62,28 @@ class TestOptions:
 
     def test_a_system_is_made_without_the_library_of_the_api(self) -> None:
         assert EC2System(type="m5.large,c5.large").options.types == ("m5.large", "c5.large")
+
+    def test_what_a_configuration_file_says_is_taken_as_what_a_program_says(self) -> None:
+        table: dict[str, Any] = {"files": [{"path": "/x", "content": "y"}], "tags": {"team": "z"}, "port": 4443}
+        options = EC2System(units=[{"name": "a.service", "content": "b", "start": False}], **table).options
+        assert options.files == (HostFile("/x", "y"),)
+        assert options.units == (Unit("a.service", "b", start=False),)
+        assert (options.tags, options.port) == ({"team": "z"}, 4443)
+
+    @pytest.mark.parametrize(
+        ("table", "says"),
+        [
+            ({"files": ["/x"]}, r"files has '/x': each has to be a table with path \(str\), content"),
+            ({"files": [{"path": "/x"}]}, "missing 1 required positional argument: 'content'"),
+            ({"files": [{"path": "/x", "content": 1}]}, "each has to be a table"),
+            ({"units": [{"name": "a", "content": "b", "on": True}]}, r"name \(str\), content \(str\), start \(bool\)"),
+            ({"tags": {"team": 1}}, "both have to be strings"),
+            ({"port": "443"}, "'443' is no port"),
+        ],
+    )
+    def test_what_a_configuration_file_says_is_checked(self, table: dict[str, Any], says: str) -> None:
+        with pytest.raises(ProvisionError, match=says):
+            EC2System(**table)
 
 
 class TestDisks:
