@@ -222,7 +222,9 @@ class Session(Sight):
         order = Order.take(services, environ, args, image, entry)
         order = replace(order, limit=self._codec.limit, threads=self._threads)
         cargo = self._cargo(system, order, image)
-        places = self._launch(system, authority, count)
+        # What cannot be packed is said before anything is bought.
+        digest = cargo.check(_PACKING) if cargo is not None and system.is_paid else ""
+        places = self._launch(system, self._ticket(authority, digest), count)
         if cargo is not None:
             cargo.expect(len({place.agent_id for place in places}))
         owners: list[Owner] = []
@@ -243,9 +245,9 @@ class Session(Sight):
             raise
         return [owner.machine for owner in owners]
 
-    def _launch(self, system: System, authority: Authority, count: int) -> list[Launched]:
+    def _launch(self, system: System, ticket: Ticket, count: int) -> list[Launched]:
         """Have the system provide places; fewer than asked for are told of."""
-        places = list(system.launch(count, self._ticket(authority)))
+        places = list(system.launch(count, ticket))
         if not places:
             raise ProvisionError(f"the system {system.name!r} started no machine; {count} were asked for")
         if len(places) < count:
@@ -258,7 +260,7 @@ class Session(Sight):
             )
         return places
 
-    def _ticket(self, authority: Authority) -> Ticket:
+    def _ticket(self, authority: Authority, digest: str) -> Ticket:
         def adopt(place: Launched) -> None:
             if place.path:
                 self._links.tunnel(place.agent_id, place.path)
@@ -269,7 +271,7 @@ class Session(Sight):
             except TimeoutError as exc:
                 raise NetworkError(f"the agent at {agent} did not take an identity within {_ADOPTION:.0f} s") from exc
 
-        return Ticket(self._id, self.name, authority.issue, self._reactor, self._guest, adopt)
+        return Ticket(self._id, self.name, authority.issue, self._reactor, self._guest, adopt, digest)
 
     def _cargo(self, system: System, order: Order, image: Image | None) -> Cargo | None:
         """Begin to pack the program, where it has to be brought to its hosts."""
@@ -279,8 +281,6 @@ class Session(Sight):
 
         cargo = Cargo(order.entry, image, order.added)
         cargo.begin()
-        if system.is_paid:
-            cargo.check(_PACKING)  # what cannot be packed is said before anything is bought
         return cargo
 
     def _place(self, system: System, authority: Authority, place: Launched, order: Order, cargo: Cargo | None) -> Owner:

@@ -102,14 +102,14 @@ class Cargo:
         """Pack it for machines like this one, in the background, while their hosts come up."""
         self._packed(None)
 
-    def check(self, timeout: float) -> None:
-        """Wait until it is packed for machines like this one.
+    def check(self, timeout: float) -> str:
+        """Wait until it is packed for machines like this one; gives its digest.
 
         Raises:
             ImageError: if it cannot be, or not within `timeout` seconds.
         """
         try:
-            self._packed(None).result(timeout)
+            return self._packed(None).result(timeout).manifest.digest
         except TimeoutError as error:
             raise ImageError(
                 f"packing the program took more than {timeout:.0f} s: does it lie on a slow disk?"

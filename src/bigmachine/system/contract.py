@@ -105,6 +105,7 @@ class Ticket:
     came up with (role bootstrap); it blocks, and raises NetworkError or AuthenticationError.
     `reactor` is the session's event loop and `guest(machine_id, dialer)` makes the session that services see on a
     machine inside this process: both are for systems without processes.
+    `digest` names the program that is brought to bare hosts, where it is known before they are there.
     """
 
     session: str
@@ -113,6 +114,7 @@ class Ticket:
     reactor: Reactor = field(repr=False)
     guest: Callable[[str, MakeDialer], Guest] = field(repr=False)
     adopt: Callable[[Launched], None] = field(repr=False, default=lambda _: None)
+    digest: str = ""
 
 
 class System(abc.ABC):

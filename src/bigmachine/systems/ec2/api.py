@@ -1,4 +1,7 @@
-"""The provider's API: every call through one token bucket, asked again where that is sensible, and bounded in time.
+"""The provider's API: every call through a token bucket, asked again where that is sensible, and bounded in time.
+
+There is a bucket for what only asks and one for what changes something, as the provider counts them, too: a purchase
+does not wait for the questions before it.
 
 botocore would ask again by itself, also when there is no capacity, and would not come by the bucket; so that is
 switched off, and each attempt is made here. A call that buys something has a client token, so that a second attempt
@@ -19,6 +22,7 @@ from bigmachine.systems.ec2.failures import Kind, Refused
 
 #: Calls a second, and how many at once, as in Go.
 RATE, BURST = 1.0, 2.0
+_ASKS: Final = ("describe_", "get_")
 #: Seconds between attempts: doubled each time, up to the most.
 _PAUSE, _MOST = 1.0, 10.0
 #: How often: a throttled call is asked again for as long as there is time.
@@ -78,7 +82,7 @@ class Api:
         name = "".join(part.capitalize() for part in action.split("_"))
         end, pause, tries = time.monotonic() + timeout, _PAUSE, 0
         while True:
-            self._wait(service, is_last)
+            self._wait(f"{service} {'asks' if action.startswith(_ASKS) else 'changes'}", is_last)
             tries += 1
             try:
                 with _told(name):
@@ -109,10 +113,10 @@ class Api:
                 return
             arguments["NextToken"] = token
 
-    def _wait(self, service: str, is_last: bool) -> None:
+    def _wait(self, kind: str, is_last: bool) -> None:
         with self._lock:
             now = time.monotonic()
-            bucket = self._buckets.setdefault(service, TokenBucket(RATE, BURST, now))
+            bucket = self._buckets.setdefault(kind, TokenBucket(RATE, BURST, now))
             wait = bucket.take(now)
         if wait and not is_last and self.closing.wait(wait):
             raise _closed()

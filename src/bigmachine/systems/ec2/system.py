@@ -288,7 +288,7 @@ class EC2System(System):
     def _origin(self, ticket: Ticket) -> Origin:
         program = os.path.basename(sys.argv[0]) or "python"
         expiry = time.time() + self.options.life + _BOOTING
-        return Origin(ticket.session, socket.gethostname(), _user(), program, expiry)
+        return Origin(ticket.session, socket.gethostname(), _user(), program, expiry, ticket.digest)
 
     # while they run
 

@@ -4,6 +4,9 @@ However that unit ends, and even if it cannot start, the host is switched off, w
 requested with InstanceInitiatedShutdownBehavior=terminate. Two more things end it that need nothing of ours: a timer
 that is set before anything else, and the default target, which makes of a second start a switching off.
 
+cloud-init takes its time, and stage 0 waits for as little of it as it can: it is started by the first stage that has
+a network, and runs as soon as that is over, while cloud-init is still busy with packages and the like.
+
 Debian, Ubuntu and Amazon Linux take cloud-config (YAML, of which JSON is a part: there is nothing to quote wrongly).
 Flatcar takes Ignition, and gets its Python as one of its own extensions.
 """
@@ -27,12 +30,15 @@ UNIT: Final = "bigmachine.service"
 #: Temporary files, where there is a data space.
 SCRATCH: Final = f"{DATA}/tmp"  # noqa: S108 (made by us, on a disk of our own)
 LIFE: Final = "bigmachine-life"
-#: Takes names and contents of units, and starts the last of them.
+#: Takes units to start, and names and contents of units.
 _EARLY: Final = """\
-while [ $# -gt 0 ]; do printf %s "$2" >"/run/systemd/system/$1"; u=$1; shift 2; done
+s=$1; shift
+while [ $# -gt 0 ]; do printf %s "$2" >"/run/systemd/system/$1"; shift 2; done
 systemctl daemon-reload
-systemctl start --no-block "$u"
+systemctl set-default poweroff.target
+systemctl start --no-block $s
 """
+_SETTINGS: Final = "/etc/sysctl.d/90-bigmachine.conf"
 #: Files that a host may have open, and one of its processes, as in Go.
 _FILES, _FILES_EACH = 134217728, 33554432
 _SYSCTL: Final = f"fs.file-max={_FILES}\nfs.nr_open={_FILES_EACH}\nkernel.dmesg_restrict=0\n"
@@ -71,20 +77,12 @@ def _files(options: Options, program: str) -> list[tuple[str, str, str]]:
     """List the files of a host: path, mode, content."""
     files = [
         (PROGRAM, "0700", program),
-        ("/etc/sysctl.d/90-bigmachine.conf", "0644", _SYSCTL),
+        (_SETTINGS, "0644", _SYSCTL),
         *((file.path, file.mode, file.content) for file in options.files),
     ]
     if volumes := data_volumes(options.data_gib):
         files.append(("/opt/bigmachine/data.sh", "0700", data_script(len(volumes))))
     return files
-
-
-def _units(options: Options) -> list[tuple[str, str, bool]]:
-    """List the units of a host: name, content, whether it is started."""
-    return [
-        *((unit.name, unit.content, unit.start) for unit in options.units),
-        (UNIT, _service(options), True),
-    ]
 
 
 def _service(options: Options) -> str:
@@ -97,9 +95,11 @@ def _service(options: Options) -> str:
         "[Unit]",
         "Description=bigmachine",
         "Wants=network-online.target",
-        "After=network-online.target",
+        # The second is what newer versions call the first.
+        "After=network-online.target cloud-init.service cloud-init-network.service",
         "[Service]",
         *(f"Environment={name}={value}" for name, value in environment.items()),
+        f"ExecStartPre=-/sbin/sysctl -q -p {_SETTINGS}",
         *before,
         f"ExecStart=/usr/bin/env python3 -IS {PROGRAM}",
         "ExecStopPost=/bin/systemctl poweroff --no-block",
@@ -135,41 +135,37 @@ AccuracySec=1
 """
 
 
-def _life(options: Options) -> list[tuple[str, str]]:
-    """Give the timer of the maximum life and what it starts, as names and contents."""
-    return [
-        (
-            f"{LIFE}.service",
-            _LIFE_SERVICE,
-        ),
-        (
-            f"{LIFE}.timer",
-            _LIFE_TIMER.format(options.life),
-        ),
-    ]
+def _own_units(options: Options) -> dict[str, str]:
+    """Give our units by their names: the timer of the maximum life and what it starts, and stage 0's."""
+    return {
+        f"{LIFE}.service": _LIFE_SERVICE,
+        f"{LIFE}.timer": _LIFE_TIMER.format(options.life),
+        UNIT: _service(options),
+    }
 
 
 def _cloud_config(options: Options, program: str, ssh_keys: Sequence[str]) -> str:
     files = [
         *_files(options, program),
-        *((f"/etc/systemd/system/{name}", "0644", content) for name, content, _ in _units(options)),
+        *((f"/etc/systemd/system/{unit.name}", "0644", unit.content) for unit in options.units),
     ]
-    started = [name for name, _, is_started in _units(options) if is_started]
+    own = [text for pair in _own_units(options).items() for text in pair]
+    is_striped = len(data_volumes(options.data_gib)) > 1
+    early = [f"{LIFE}.timer"] if is_striped else [f"{LIFE}.timer", UNIT]
+    late = [*([UNIT] if is_striped else []), *(unit.name for unit in options.units if unit.start)]
     config: dict[str, Any] = {
         # First of all: whatever fails from here on, the host ends. It must not wait: the system is not up yet.
-        "bootcmd": [["sh", "-c", _EARLY, "sh", *[text for pair in _life(options) for text in pair]]],
+        "bootcmd": [["sh", "-c", _EARLY, "sh", " ".join(early), *own]],
         "package_update": False,
         "package_upgrade": False,
         "write_files": [{"path": path, "permissions": mode, "content": text} for path, mode, text in files],
         "runcmd": [
-            "systemctl daemon-reload",
-            "systemctl set-default poweroff.target",
+            *(["systemctl daemon-reload"] if options.units else []),
+            *([f"systemctl start --no-block {' '.join(late)}"] if late else []),
             *(f"systemctl mask --now {name} || :" for name in _QUIET[options.flavor]),
-            "sysctl -q -p /etc/sysctl.d/90-bigmachine.conf || :",
-            f"systemctl start --no-block {' '.join(started)}",
         ],
     }
-    if len(data_volumes(options.data_gib)) > 1:
+    if is_striped:
         config["packages"] = ["mdadm"]  # to stripe them; not every image has it
     if ssh_keys:
         config["ssh_authorized_keys"] = list(ssh_keys)
@@ -192,8 +188,8 @@ def _ignition(options: Options, program: str, ssh_keys: Sequence[str]) -> str:
         ("/etc/flatcar/enabled-sysext.conf", "0644", "python\n"),
     ]
     units: list[dict[str, Any]] = []
-    life = [(name, text, name.endswith(".timer")) for name, text in _life(options)]
-    for name, text, is_started in (*life, *_units(options)):
+    own = [(name, text, name != f"{LIFE}.service") for name, text in _own_units(options).items()]
+    for name, text, is_started in (*((unit.name, unit.content, unit.start) for unit in options.units), *own):
         wanted = "\n[Install]\nWantedBy=" + ("timers.target" if name.endswith(".timer") else "multi-user.target") + "\n"
         content = text + wanted.lstrip("\n") if is_started and "[Install]" not in text else text
         units.append({"name": name, "contents": content, **({"enabled": True} if is_started else {})})

@@ -51,9 +51,19 @@ def test_the_end_of_the_host_is_settled_before_anything_else(flavor: str) -> Non
     early = " ".join(config["bootcmd"][0])
     assert "OnBootSec=7200\n" in early
     assert "ExecStart=/bin/systemctl poweroff --force\n" in early
-    assert "systemctl set-default poweroff.target" in config["runcmd"]
-    (unit,) = [each for each in config["write_files"] if each["path"].endswith("/bigmachine.service")]
-    assert "\nExecStopPost=/bin/systemctl poweroff --no-block\n" in unit["content"]
+    assert "\nsystemctl set-default poweroff.target\n" in early
+    assert "\nExecStopPost=/bin/systemctl poweroff --no-block\n" in early
+
+
+def test_stage_0_does_not_wait_for_what_cloud_init_does_late_unless_it_needs_it() -> None:
+    for kind, first in (("plain", "bigmachine-life.timer bigmachine.service"), ("full", "bigmachine-life.timer")):
+        config = json.loads(written("debian", kind).removeprefix("#cloud-config\n"))
+        assert config["bootcmd"][0][4] == first
+        # What stripes disks may have to be installed before.
+        assert (
+            config.get("packages"),
+            "systemctl start --no-block bigmachine.service extra.service" in config["runcmd"],
+        ) == ((["mdadm"], True) if kind == "full" else (None, False))
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
