@@ -82,6 +82,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("output", "", "output", Kind.OUTPUT, "what machines print: stream, off or files:FOLDER", "stream"),
     Option("events", "", "events", Kind.PATH, "a file to which what happens to machines is appended, as JSON lines"),
     Option("dumps", "", "dumps", Kind.PATH, "a folder for what machines hold that run short of memory"),
+    Option("control", "", "control", Kind.SWITCH, "whether `bigmachine` on the command line finds the session", True),
     Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance, or several with commas", "m3.medium"),
     Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
     Option("ec2spotonly", "ec2", "spotonly", Kind.SWITCH, "EC2: spot instances or none"),
@@ -153,7 +154,8 @@ class Settings:
     """What all the places together say: the system, the options for its factory, and who chose the system.
 
     `limit` (bytes of one call's arguments or result), `threads` (for plain methods, a machine), `output` (see
-    `output_choice`), `events` (a file, if any) and `dumps` (a folder, if any) hold for any system.
+    `output_choice`), `events` (a file, if any), `dumps` (a folder, if any) and `control` (whether the command line
+    finds the session) hold for any system.
     """
 
     system: str
@@ -164,6 +166,7 @@ class Settings:
     output: str = "stream"
     events: str = ""
     dumps: str = ""
+    control: bool = True
 
 
 def output_choice(text: str) -> tuple[str, str, bool]:

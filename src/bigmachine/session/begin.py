@@ -98,6 +98,7 @@ def open_session(
         output=settings.output if output is None else output,
         events=(settings.events or None) if events is None else events,
         dumps=settings.dumps,
+        control=settings.control,
         is_prepared=is_ours,
     )
 

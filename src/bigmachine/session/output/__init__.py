@@ -1,8 +1,8 @@
 """What machines write, on the driver.
 
-From the bottom up: `lines` (bytes to lines), `gate` (what is not shown), `paint` and `region` (how a terminal shows
-it) are pure; `worker` is the thread that writes; `destinations` are where lines go, `records` is where records of
-`logging` go; `display` puts them together.
+From the bottom up: `lines` (bytes to lines), `gate` (what is not shown), `recent` (what was written last), `paint` and
+`region` (how a terminal shows it) are pure; `worker` is the thread that writes; `destinations` are where lines go,
+`records` is where records of `logging` go; `display` puts them together.
 """
 
 from __future__ import annotations

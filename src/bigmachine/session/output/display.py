@@ -7,6 +7,8 @@ written by the output's own thread (`worker`).
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +17,7 @@ from bigmachine.session.output import records
 from bigmachine.session.output.destinations import STARTING, Destination
 from bigmachine.session.output.gate import Dropper, Gate
 from bigmachine.session.output.lines import Lines
+from bigmachine.session.output.recent import Piece, Recent
 from bigmachine.session.output.worker import Worker
 
 _log = logging.getLogger("bigmachine")
@@ -42,6 +45,8 @@ class Display:
         self._lines: dict[tuple[str, str], Lines] = {}  # of the output's thread, as the next
         self._records: dict[str, RecordReader] = {}
         self._listeners: tuple[Listener, ...] = ()
+        self._recent = Recent()
+        self._hearing = threading.Lock()  # held for a moment, so that who joins hears each piece once
 
     # on the event loop's thread
 
@@ -105,6 +110,11 @@ class Display:
 
         return leave
 
+    def recall(self, listener: Listener) -> tuple[list[Piece], Callable[[], None]]:
+        """Give what machines wrote last, and let `listener` hear what follows, as `listen` does."""
+        with self._hearing:
+            return self._recent.pieces(), self.listen(listener)
+
     def wait(self, timeout: float) -> bool:
         """Wait until all is shown that came before; False if that takes more than `timeout` seconds."""
         return self._worker.wait(timeout)
@@ -129,11 +139,13 @@ class Display:
 
     def _write(self, name: str, stream: str, block: str) -> None:
         self._destination.write(name, stream, block)
-        if self._listeners:
-            self._tell(name, stream, block)
+        self._tell(name, stream, block)
 
     def _tell(self, name: str, stream: str, block: str) -> None:
-        for listener in self._listeners:
+        with self._hearing:
+            self._recent.add(Piece(time.time(), name, stream, block))
+            listeners = self._listeners
+        for listener in listeners:
             listener(name, stream, block)
 
     def _take_records(self, name: str, stream: str, data: bytes) -> None:
@@ -142,8 +154,7 @@ class Display:
             reader = self._records[name] = RecordReader()
         for record in reader.feed(data):
             fields = decode(record)
-            if self._listeners:
-                self._tell(name, stream, f"{as_text(fields)}\n")
+            self._tell(name, stream, f"{as_text(fields)}\n")
             logger = records.logger_for(fields)
             if logger is None:
                 self._destination.write(name, "stderr", f"{as_text(fields)}\n")
