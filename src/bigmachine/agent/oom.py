@@ -124,6 +124,8 @@ class OomWatch:
     def __init__(self, log: KernelLog | None = None, now: float = 0.0) -> None:
         self._log = log or KernelLog()
         self._groups: dict[int, list[tuple[int, str]]] = {}
+        self._mounts = ""
+        self._places: dict[str, list[tuple[int, str]]] = {}  # by what /proc/<pid>/cgroup says
         self._older: dict[str, int] = {}
         self._newer: dict[str, int] = {}
         self._turned = now - _BEFORE
@@ -132,23 +134,33 @@ class OomWatch:
     def glance(self, pids: list[int], now: float) -> None:
         """Note the groups that these processes are in, and where their counts stand. `now` is in seconds."""
         mounts = _text("/proc/self/mountinfo")
+        if mounts != self._mounts:
+            self._mounts, self._places = mounts, {}
         for pid in pids:
             own = _text(f"/proc/{pid}/cgroup")
             if own:
-                found = cgroups.hierarchies(own, mounts, "memory")
-                self._groups[pid] = [(each.version, place) for each in found for place in each.directories]
+                if own not in self._places:
+                    found = cgroups.hierarchies(own, mounts, "memory")
+                    self._places[own] = [(each.version, place) for each in found for place in each.directories]
+                self._groups[pid] = self._places[own]
                 for version, place in self._groups[pid]:
                     self._count(os.path.join(place, _FILES[version]))
         if now - self._turned >= _BEFORE:
             self._turned = now
-            self._older.update(self._newer)
-            self._newer = {path: count for path in self._older if (count := _count_in(path)) is not None}
+            self._turn()
+
+    def _turn(self) -> None:
+        """Let what was counted last be what is compared with from now on, and go of what concerns nobody any more."""
+        used = {id(groups) for groups in self._groups.values()}
+        self._places = {own: groups for own, groups in self._places.items() if id(groups) in used}
+        places = {place for groups in self._groups.values() for place in groups}
+        paths = {_VMSTAT, *(os.path.join(place, _FILES[version]) for version, place in places)}
+        self._older = {path: count for path, count in (self._older | self._newer).items() if path in paths}
+        self._newer = {path: count for path in self._older if (count := _count_in(path)) is not None}
 
     def forget(self, pid: int) -> None:
         """Let go of a process whose end was judged."""
         self._groups.pop(pid, None)
-        paths = {os.path.join(place, _FILES[version]) for groups in self._groups.values() for version, place in groups}
-        self._older = {path: count for path, count in self._older.items() if path in paths or path == _VMSTAT}
 
     def judge(self, pid: int) -> Verdict:
         """Say whether the kernel killed it for want of memory."""

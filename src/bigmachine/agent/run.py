@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from bigmachine.rpc import Reactor
 
 
+#: For what makes this thread wait: a machine's move into its control group (the kernel makes one after the other, so
+#: that more threads only take memory), and a provider that is asked whether it will take the host back.
+_THREADS: Final = 2
 #: An agent that has given no sign of life for its lease and this many seconds is ended by its undertaker.
 _SILENCE: Final = 5.0
 
@@ -73,6 +77,7 @@ async def _serve(
     orders: Bootstrap, zygote: Zygote | None, undertaker: Undertaker | None, listening: socket.socket | None
 ) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, "bigm-aside"))
     reaper = Reaper(loop)
     files = _allow_many_files()
     if zygote is not None:

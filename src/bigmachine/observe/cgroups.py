@@ -50,6 +50,8 @@ def hierarchies(cgroup: str, mountinfo: str, controller: str) -> list[Hierarchy]
     found = []
     for line in mountinfo.splitlines():
         front, _, back = line.partition(" - ")
+        if not back.startswith("cgroup"):  # a host with containers has hundreds of others
+            continue
         front_fields, back_fields = front.split(), back.split()
         if len(front_fields) < 5 or len(back_fields) < 3:
             continue
