@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from bigmachine import InvalidCall, Machine, Session
 from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.observe import pprof
 from bigmachine.observe.profile import Profile
+from bigmachine.session.seeing.collecting import Collected
 from tests.cluster.programs import RunProgram, WriteProgram
 
 
@@ -127,6 +129,36 @@ def test_go_reads_the_merged_profile(session: Session, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
+
+
+def test_many_on_one_host_are_sampled_less_often_and_their_time_is_told_right(session: Session) -> None:
+    machine = session.machines()[0]
+    cpus = machine.load_info().cpus
+    call = machine.submit(Work.spin)
+    asked = 1 + max(1, round(cpus))  # so many at once are more than a host is to be burdened with
+    found: list[Collected] = []
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(session.collect_profile("cpu", seconds=2, hertz=1000, machines=machine))
+        )
+        for _ in range(asked)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    call.cancel()
+    assert len(found) == asked
+    for collected in found:
+        [comment] = collected.profile.comments
+        rate = int(re.fullmatch(r"sampled (\d+) times a second: .*", comment)[1])  # type: ignore[index]  # it is there
+        assert rate <= 500 * cpus / asked
+        samples, spent = (
+            by(collected.profile, "machine", "Work.add_up"),
+            by(collected.profile, "machine", "Work.add_up", 1),
+        )
+        assert spent[machine.name] == pytest.approx(samples[machine.name] * 1e9 / rate, rel=0.01)
+        assert 0.3e9 < spent[machine.name] < 4e9
 
 
 def test_two_who_profile_one_machine_at_once_are_both_answered(session: Session) -> None:

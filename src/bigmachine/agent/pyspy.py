@@ -12,11 +12,13 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from bigmachine.agent.processes import kill_group
+from bigmachine.agent.samplers import Samplers
 from bigmachine.errors import BigmachineError
 
 if TYPE_CHECKING:
@@ -59,19 +61,37 @@ class Sampling:
         return ["--rate", str(self.hertz), *(f"--{name}" for name in switches if getattr(self, name))]
 
 
+#: Those at work on one host: it has one reaper.
+_samplers: WeakKeyDictionary[Reaper, Samplers] = WeakKeyDictionary()
+
+
 async def record(reaper: Reaper, pid: int, seconds: float, sampling: Sampling | None = None) -> bytes:
     """Sample a process for `seconds`: folded stacks, one a line, each with its count.
+
+    Where many are sampled at once it is done less often; the first line then says how often (see `profile.rate_of`).
 
     Raises:
         TraceRefused: if py-spy is not there, or may not.
         BigmachineError: if it fails otherwise; with its own words.
     """
     whole = max(1, round(seconds))  # py-spy takes whole seconds
-    options = ["record", "--pid", str(pid), "--duration", str(whole), "--format", "raw"]
-    options += (sampling or Sampling()).options()
-    return shortened(
-        await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
-    )
+    wanted = sampling or Sampling()
+    async with _samplers_of(reaper).one(wanted.hertz) as hertz:
+        options = ["record", "--pid", str(pid), "--duration", str(whole), "--format", "raw"]
+        options += replace(wanted, hertz=hertz).options()
+        folded = await _run(reaper, [*options, "--threads", "--full-filenames"], whole + _PATIENCE, output="--output")
+    if hertz != wanted.hertz:
+        from bigmachine.observe.profile import rate_line
+
+        folded = rate_line(hertz).encode() + folded
+    return shortened(folded)
+
+
+def _samplers_of(reaper: Reaper) -> Samplers:
+    found = _samplers.get(reaper)
+    if found is None:
+        found = _samplers[reaper] = Samplers()
+    return found
 
 
 def shortened(folded: bytes, most: int = _MOST) -> bytes:
@@ -127,9 +147,10 @@ async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str |
         result, said = Path(directory, "result"), Path(directory, "said")
         if output is not None:
             arguments = [*arguments, output, str(result)]
-        with reaper.expecting():
-            pid = _start([program(), *arguments], said if output is not None else result, said)
-            ending = reaper.watch(pid)
+        async with _samplers_of(reaper).start():
+            with reaper.expecting():
+                pid = _start([program(), *arguments], said if output is not None else result, said)
+                ending = reaper.watch(pid)
         try:
             async with asyncio.timeout(limit):
                 status = (await asyncio.shield(ending)).status
@@ -152,11 +173,14 @@ def _outcome(command: str, status: int, result: Path, said: Path) -> bytes:
 
 def _start(command: list[str], stdout: Path, stderr: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # A session of its own: Linux shares processors among sessions (sched(7), autogroups), and the agent would have to
+    # share its part with all who sample. macOS has no such thing, nor always this option.
+    alone = {"setsid": True} if sys.platform == "linux" else {"setpgroup": 0}
     return os.posix_spawn(
         command[0],
         command,
         os.environ,
-        setpgroup=0,
+        **alone,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(stdout), flags, 0o600),

@@ -122,6 +122,20 @@ def from_folded(text: str, *, hertz: float, labels: Mapping[str, str] | None = N
     return reader.profile
 
 
+_RATE: Final = re.compile(r"# sampled at (\d+) Hz\n")
+
+
+def rate_line(hertz: int) -> str:
+    """Write the line before folded stacks that says how often they were sampled; other readers take it for no stack."""
+    return f"# sampled at {hertz} Hz\n"
+
+
+def rate_of(text: str) -> int | None:
+    """Tell how often folded stacks were sampled, if they say so themselves."""
+    found = _RATE.match(text)
+    return max(1, int(found[1])) if found else None
+
+
 _THREAD: Final = re.compile(r"thread \((?P<id>[^)]*)\)(?:: (?P<name>.*))?")
 
 
@@ -145,6 +159,8 @@ class FoldedReader:
     def read(self, text: str, labels: Mapping[str, str]) -> int:
         """Add one machine's samples; gives how many there were."""
         marks: dict[tuple[str, str], Labels] = {}
+        rate = rate_of(text)
+        period = self._period if rate is None else round(1e9 / rate)
         total = 0
         for line in text.splitlines():
             names, _, count = line.rpartition(" ")
@@ -164,7 +180,7 @@ class FoldedReader:
                 marks[thread, service] = own
             number = int(count)
             total += number
-            self.profile.add(stack, (number, number * self._period), own)
+            self.profile.add(stack, (number, number * period), own)
         return total
 
     def _thread(self, text: str) -> tuple[str, str]:
@@ -247,6 +263,8 @@ __all__ = [
     "Stack",
     "from_folded",
     "merge",
+    "rate_line",
+    "rate_of",
     "service_of",
     "to_folded",
 ]

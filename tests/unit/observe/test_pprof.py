@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigmachine.observe.pprof import decode, encode
-from bigmachine.observe.profile import TRUNCATED, Frame, Labels, Profile, Stack, from_folded, merge, to_folded
+from bigmachine.observe.profile import (
+    TRUNCATED,
+    FoldedReader,
+    Frame,
+    Labels,
+    Profile,
+    Stack,
+    from_folded,
+    merge,
+    rate_line,
+    to_folded,
+)
 
 CPU = (("samples", "count"), ("cpu", "nanoseconds"))
 RAW = 'thread (0x7f): "MainThread";<module> (a.py:3);f.<locals>.g (b c.py:10) 5\n 1\nx (c.py:1) 3\nnative 2\n'
@@ -67,6 +78,13 @@ def test_py_spys_lines_are_read() -> None:
     assert profile.samples[(Frame("native"),), (("machine", "m1"),)] == [2, 20_000_000]
     assert profile.total(0) == 10
     assert "machine=m1;thread=MainThread;<module>;f.<locals>.g 50000000\n" in to_folded(profile)
+
+
+def test_stacks_that_say_how_often_they_were_sampled_count_for_their_own_time() -> None:
+    reader = FoldedReader(100)
+    assert reader.read("f (a.py:1) 2\n", {"machine": "m1"}) == 2
+    assert reader.read(f"{rate_line(20)}f (a.py:1) 2\n", {"machine": "m2"}) == 2
+    assert [values for _, values in reader.profile.samples.items()] == [[2, 20_000_000], [2, 100_000_000]]
 
 
 def test_profiles_add_up_and_keep_their_origin() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from bigmachine.agent.pyspy import Sampling, TraceRefused
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, MachineStopped, NetworkError
 from bigmachine.machine import Machine, State
-from bigmachine.observe.profile import FoldedReader, Profile
+from bigmachine.observe.profile import FoldedReader, Profile, rate_of
 from bigmachine.observe.stacks import Standing, as_profile, from_py_spy
 from bigmachine.rpc import deadline
 from bigmachine.rpc.context import get_deadline
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: A program that does not tell its stacks for so long is looked at from outside.
 _BLOCKED: Final = 2.0
+#: Those of one host are looked at one after the other, where that takes a process.
+_TURN: Final = 0.1
 _FROM_OUTSIDE: Final = f"it did not answer within {_BLOCKED:g} s: its threads as seen from outside, no tasks"
 
 
@@ -80,7 +82,7 @@ def collect(
         InvalidCall: the same, and because it was asked for in the wrong way.
         DeadlineExceeded: if the deadline around this comes before the profile can be there.
     """
-    limit = (seconds or 0.0) + kind.patience
+    limit = (seconds or 0.0) + kind.patience + _TURN * len(machines)
     _check_time(kind, seconds)
     collection = _Collection(reactor, kind, seconds, dict(options))
     began = time.time_ns()
@@ -222,8 +224,11 @@ class _Collection:
         if self._kind.name == "goroutine":
             self._take_standing(result, name, told)
         elif isinstance(told, bytes) and self._reader is not None:
-            if not self._reader.read(told.decode(errors="replace"), {"machine": name}):
+            text = told.decode(errors="replace")
+            if not self._reader.read(text, {"machine": name}):
                 result.remark(name, ["it used no processor time"])
+            if (rate := rate_of(text)) is not None:
+                result.remark(name, [f"sampled {rate} times a second: many machines of one host were sampled at once"])
         else:
             profile = cast(Profile, told)
             result.remark(name, profile.comments)
@@ -235,9 +240,7 @@ class _Collection:
     def _take_standing(self, result: Collected, name: str, told: object) -> None:
         if isinstance(told, bytes):
             standing = from_py_spy(told)
-            result.remark(
-                name, [f"it did not answer within {_BLOCKED:g} s: its threads as seen from outside, no tasks"]
-            )
+            result.remark(name, [_FROM_OUTSIDE])
         else:
             standing = cast("list[Standing]", told)
         result.standing[name] = standing
