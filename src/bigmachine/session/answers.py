@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from bigmachine.errors import BigmachineError
 from bigmachine.machine import Machine
 from bigmachine.session.control import Channel, Refusal, aside, machines_of
+from bigmachine.session.presence import cost_of
 from bigmachine.session.tail import Tail, lines_of
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from bigmachine.session.session import Session
 
 T = TypeVar("T")
+#: Between two looks.
+_SHORTEST: Final = 0.2
 #: For a machine that is killed to be gone.
 _KILLING: Final = 20.0
 
@@ -41,6 +45,36 @@ async def brief(session: Session, _request: Mapping[str, Any], channel: Channel)
     """Tell what `ls` shows: the session's record as it is now."""
     assert session._presence is not None
     await channel.accept(session=session._presence.record().told())
+
+
+async def status(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
+    """Tell how machines are, as text and as JSON."""
+    from bigmachine.session.seeing.status import as_text, as_told, conditions, title
+
+    machines = machines_of(session, argument(request, "machines", list, []))
+    found = await aside(conditions, session, machines)
+    await channel.accept(text=as_text(title(session), found), machines=[as_told(each) for each in found])
+
+
+async def top(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
+    """Tell how all machines are, a line a second, until the end; `count`: so many times."""
+    from bigmachine.session.seeing.watching import Table
+
+    count = argument(request, "count", int, 0)
+    period = max(_SHORTEST, argument(request, "period", float, 1.0))
+    table = Table(session)
+    try:
+        await aside(table.begin)
+        await channel.accept()
+        told = 0
+        while not count or told < count:
+            if told:
+                await asyncio.sleep(period)
+            rows = await aside(table.rows)
+            await channel.send({"now": time.time(), "machines": [*rows.values()], "cost": cost_of(session)})
+            told += 1
+    finally:
+        table.end()
 
 
 async def variables(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
@@ -154,4 +188,4 @@ def _check_written(session: Session, names: Iterable[object], pieces: Iterable[P
             raise Refusal("missing", f"no machine {name!r}: there is {', '.join(known) or 'none'}")
 
 
-__all__ = ["argument", "brief", "dump", "kill", "logs", "profile", "timeline", "variables"]
+__all__ = ["argument", "brief", "dump", "kill", "logs", "profile", "status", "timeline", "top", "variables"]

@@ -61,6 +61,8 @@ _ANSWERS: Final = "bigmachine.session.answers"
 #: What can be asked; imported when it is.
 VERBS: Final[Mapping[str, Verb]] = {
     "brief": Verb(_ANSWERS, "brief"),
+    "status": Verb(_ANSWERS, "status"),
+    "top": Verb(_ANSWERS, "top"),
     "vars": Verb(_ANSWERS, "variables"),
     "timeline": Verb(_ANSWERS, "timeline"),
     "profile": Verb(_ANSWERS, "profile"),

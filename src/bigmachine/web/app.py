@@ -125,7 +125,7 @@ class App:
         return await self._in_thread(lambda: profiles.profile(self._session, name, query))
 
     def _status(self) -> Answer:
-        from bigmachine.web.status import status
+        from bigmachine.session.seeing.status import status
 
         return text(status(self._session))
 

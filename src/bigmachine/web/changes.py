@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
-T = TypeVar("T")
-Row = dict[str, object]
+from bigmachine.session.seeing.rows import Row
 
 
 class Rows:
@@ -49,19 +47,6 @@ class Names:
         """Give the names that have come since the last time."""
         fresh, self._told = self.all[self._told :], len(self.all)
         return fresh
-
-
-def thinned(items: Sequence[T], most: int) -> Sequence[T]:
-    """Give at most so many of them, evenly chosen, the last one among them."""
-    count = len(items)
-    if count <= most:
-        return items
-    return [items[(at + 1) * count // most - 1] for at in range(most)]
-
-
-def rounded(value: float) -> float:
-    """Keep three digits, which is what a page shows."""
-    return float(f"{value:.3g}")
 
 
 def event(name: str, told: Mapping[str, object]) -> bytes:

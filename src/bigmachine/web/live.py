@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -18,13 +16,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
-from bigmachine.machine import Machine, State
-from bigmachine.rpc import deadline
-from bigmachine.web.changes import Names, Rows, event, rounded
-from bigmachine.web.watching import CALLS, LINES, Calls, Line, Looked, Machines, Output
+from bigmachine.machine import State
+from bigmachine.session.seeing.rows import rounded
+from bigmachine.session.seeing.status import title
+from bigmachine.session.seeing.watching import CALLS, LINES, Calls, Line, Table
+from bigmachine.web.changes import Names, Rows, event
 
 if TYPE_CHECKING:
-    from bigmachine.agent.supervisor import Glance
     from bigmachine.session import Session
     from bigmachine.session.timeline import Span
 
@@ -33,8 +31,6 @@ _log = logging.getLogger("bigmachine")
 _PERIOD: Final = 1.0
 #: Two viewers who come at once are one reason to look.
 _LEAST: Final = 0.1
-#: A machine that does not say within this how it is, is told as it was.
-_PATIENCE: Final = 0.8
 #: Events that may wait for a viewer.
 _WAITING: Final = 4
 _SPANS: Final = 2000
@@ -183,10 +179,8 @@ class Look:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._machines = Machines(session.machines)
+        self._table = Table(session)
         self._calls = Calls()
-        self._output = Output()
-        self._unlisten = session._display.listen(self._output.note)
         self._rows = Rows()
         self._names = Names()
         self._kept_calls: deque[list[object]] = deque(maxlen=CALLS)
@@ -195,40 +189,18 @@ class Look:
 
     def begin(self) -> None:
         """Ask what machines wrote before."""
-        for looked, lines in self._asked("Supervisor.last_lines"):
-            assert isinstance(lines, list)
-            self._output.began_with(looked.machine.name, lines)
-            self._kept_lines.extend((0.0, looked.machine.name, "stdout", str(line)[:400]) for line in lines[-10:])
+        for name, lines in self._table.begin().items():
+            self._kept_lines.extend((0.0, name, "stdout", line[:400]) for line in lines[-10:])
 
     def end(self) -> None:
         """Leave no trace."""
-        self._unlisten()
+        self._table.end()
         self._calls.follow(())
-
-    def _asked(self, method: str) -> list[tuple[Looked, object]]:
-        from bigmachine.session.seeing.asking import ask_all
-
-        async def ask(machine: Machine) -> object:
-            with deadline(_PATIENCE):
-                return await machine.submit(method)
-
-        known = {looked.machine: looked for looked in self._machines.all()}
-        running = [machine for machine in known if machine.state is State.RUNNING]
-        answers = ask_all(self._session._reactor, running, ask, _PATIENCE)
-        return [(known[answer.machine], answer.value) for answer in answers if answer.error is None]
 
     def take(self) -> bytes:
         """Look, and say what changed."""
-        glances: dict[Looked, Glance] = dict(self._asked("Supervisor.glance"))  # type: ignore[arg-type]  # what it gives
-        all_looked = self._machines.all()
-        self._calls.follow(looked.machine for looked in all_looked if looked.machine.state is not State.STOPPED)
-        now = time.monotonic()
-        rows = {
-            looked.machine.machine_id: looked.row(
-                glances.get(looked), now, self._output.last_of(looked.machine.name, len(all_looked))
-            )
-            for looked in all_looked
-        }
+        rows = self._table.rows()
+        self._calls.follow(machine for machine in self._table.machines() if machine.state is not State.STOPPED)
         calls: list[list[object]] = [
             [
                 self._names.of(machine),
@@ -239,7 +211,7 @@ class Look:
             ]
             for machine, method, began, seconds, failed in self._calls.take()
         ]
-        lines, missed = self._output.take()
+        lines, missed = self._table.output.take()
         self._kept_calls.extend(calls)
         self._kept_lines.extend(lines)
         spans = self._new_spans()
@@ -290,9 +262,3 @@ class Look:
         """Dollars an hour and altogether, where the system tells."""
         receipt = self._session.cost()
         return None if receipt is None else [round(receipt.per_hour, 4), round(receipt.total, 4)]
-
-
-def title(session: Session) -> str:
-    """Say which session it is: its name, or the program's; and its system."""
-    name = session.name or os.path.basename(sys.argv[0]) or "session"
-    return name if session.system is None else f"{name} on {session.system.name}"

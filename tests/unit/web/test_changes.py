@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigmachine.web.changes import Names, Rows, event, rounded, thinned
+from bigmachine.session.seeing.rows import rounded, thinned
+from bigmachine.web.changes import Names, Rows, event
 
 _rows = st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("xyz"), st.integers(0, 2), min_size=3))
 

@@ -6,6 +6,8 @@
     own         the driver's own process
     formats     pprof, folded stacks, speedscope, SVG, text
     variables   the numbers of all machines, with the last ones of those that do not answer
+    watching    machines, calls and lines while somebody looks, in rows that are told again and again
+    status      how machines are, as a page of text
     dump        everything in one zip file
     sight       the methods of `Session` for all this
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigmachine.web.watching import Calls, Output
+from bigmachine.session.seeing.watching import Calls, Output
 
 
 def test_of_many_lines_some_are_told_and_how_many_are_not() -> None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import MachineStopped
 from bigmachine.machine import Machine, State
-from bigmachine.web.changes import Row, rounded, thinned
+from bigmachine.rpc import deadline
+from bigmachine.session.seeing.asking import ask_all
+from bigmachine.session.seeing.rows import Row, rounded, thinned
 
 if TYPE_CHECKING:
     from bigmachine.agent.supervisor import Glance
     from bigmachine.rpc import MethodSnapshot
+    from bigmachine.session.session import Session
 
 #: Calls and lines that are kept; and those that are told in one second, so that a viewer far away can follow.
 CALLS: Final = 2000
@@ -26,6 +29,8 @@ _LONGEST: Final = 200
 #: Of all machines' last lines together, told in one second; of each at least the beginning.
 _LAST_LINES: Final = 12_000
 _BEGINNING: Final = 40
+#: A machine that does not say within this how it is, is told as it was.
+_PATIENCE: Final = 0.8
 #: Machines that have stopped are shown, the last ones of them.
 _STOPPED: Final = 50
 
@@ -182,3 +187,56 @@ class Machines:
         for key in gone[:-_STOPPED]:
             del self._known[key]
         return list(self._known.values())
+
+
+class Table:
+    """The machines of a session as somebody sees them who looks again and again. To be ended."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._machines = Machines(session.machines)
+        self.output = Output()
+        self._unlisten = session._display.listen(self.output.note)
+
+    def begin(self) -> dict[str, list[str]]:
+        """Ask what machines wrote before, and give the last lines of each, by name."""
+        told: dict[str, list[str]] = {}
+        for looked, lines in self._asked("Supervisor.last_lines"):
+            assert isinstance(lines, list)
+            self.output.began_with(looked.machine.name, lines)
+            told[looked.machine.name] = [str(line) for line in lines]
+        return told
+
+    def end(self) -> None:
+        """Leave no trace."""
+        self._unlisten()
+
+    def machines(self) -> list[Machine]:
+        """Give the machines, in the order in which they came, the last ones that have stopped among them."""
+        return [looked.machine for looked in self._machines.all()]
+
+    def rows(self) -> dict[str, Row]:
+        """Ask all machines how they are, in less than a second; give a row for each, by its id.
+
+        Raises:
+            BigmachineError: if the session has ended.
+        """
+        glances: dict[Looked, Glance] = dict(self._asked("Supervisor.glance"))  # type: ignore[arg-type]  # what it gives
+        all_looked = self._machines.all()
+        now = time.monotonic()
+        return {
+            looked.machine.machine_id: looked.row(
+                glances.get(looked), now, self.output.last_of(looked.machine.name, len(all_looked))
+            )
+            for looked in all_looked
+        }
+
+    def _asked(self, method: str) -> list[tuple[Looked, object]]:
+        async def ask(machine: Machine) -> object:
+            with deadline(_PATIENCE):
+                return await machine.submit(method)
+
+        known = {looked.machine: looked for looked in self._machines.all()}
+        running = [machine for machine in known if machine.state is State.RUNNING]
+        answers = ask_all(self._session._reactor, running, ask, _PATIENCE)
+        return [(known[answer.machine], answer.value) for answer in answers if answer.error is None]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
 from bigmachine.machine import Machine, State
 from bigmachine.rpc import deadline
-from bigmachine.web.live import title
+from bigmachine.session.seeing.asking import ask_all, why_not
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
@@ -22,24 +26,65 @@ _BUSY: Final = 2.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def status(session: Session) -> str:
-    """Ask all machines how they are, in at most ten seconds; sorted by address."""
-    from bigmachine.session.seeing.asking import ask_all, why_not
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How one machine was: `told` by it; or nothing, and then `why`, if it runs."""
 
-    machines = session.machines()
-    told: dict[str, str] = {}
-    running = [machine for machine in machines if machine.state is State.RUNNING]
-    for machine in machines:
-        told[machine.address] = f"{machine.address} : machine state {machine.state.name} ({machine.phase.value})\n"
+    machine: Machine
+    told: _Told | None = None
+    why: str = ""
+
+
+def conditions(session: Session, machines: Iterable[Machine] | None = None) -> list[Condition]:
+    """Ask machines (None: all) how they are, in at most ten seconds; sorted by address."""
+    found = {machine: Condition(machine) for machine in (session.machines() if machines is None else machines)}
+    running = [machine for machine in found if machine.state is State.RUNNING]
     for answer in ask_all(session._reactor, running, _ask, PATIENCE):
         machine = answer.machine
-        if answer.value is None:
-            why = why_not(machine, answer.error or TimeoutError())
-            told[machine.address] = f"{machine.address} ({machine.name}) : {why}\n"
+        why = "" if answer.value is not None else why_not(machine, answer.error or TimeoutError())
+        found[machine] = Condition(machine, answer.value, why)
+    return sorted(found.values(), key=lambda condition: condition.machine.address)
+
+
+def status(session: Session, machines: Iterable[Machine] | None = None) -> str:
+    """Say how machines (None: all) are, for people to read."""
+    return as_text(title(session), conditions(session, machines))
+
+
+def as_text(head: str, found: Sequence[Condition]) -> str:
+    """Write it as a page of text."""
+    texts = []
+    for condition in found:
+        machine = condition.machine
+        if condition.told is not None:
+            texts.append("".join(f"{line}\n" for line in _lines(machine, *condition.told)))
+        elif condition.why:
+            texts.append(f"{machine.address} ({machine.name}) : {condition.why}\n")
         else:
-            told[machine.address] = "".join(f"{line}\n" for line in _lines(machine, *answer.value))
-    head = f"{title(session)}: {len(machines)} machines, {len(running)} running\n\n"
-    return head + "\n".join(text for _, text in sorted(told.items()))
+            texts.append(f"{machine.address} : machine state {machine.state.name} ({machine.phase.value})\n")
+    running = sum(1 for condition in found if condition.told is not None or condition.why)
+    return f"{head}: {len(found)} machines, {running} running\n\n" + "\n".join(texts)
+
+
+def as_told(condition: Condition) -> dict[str, object]:
+    """Give it as JSON has it; sizes in bytes, times in seconds."""
+    machine = condition.machine
+    told: dict[str, object] = {
+        "name": machine.name,
+        "address": machine.address,
+        "host": machine.hostname,
+        "state": machine.state.name,
+        "phase": machine.phase.value,
+        "owned": machine.owned,
+        "keepalive": {"next": machine.next_keepalive, "replies": machine.keepalive_reply_times()},
+        "why": condition.why,
+    }
+    if condition.told is not None:
+        memory, disk, load, inside = condition.told
+        told |= {"memory": asdict(memory), "disk": asdict(disk), "load": asdict(load)}
+        names = {"uptime": "process.uptime_seconds", "cpu": "process.cpu_seconds", "threads": "process.threads"}
+        told["runtime"] = {key: getattr(inside.get(name), "value", None) for key, name in names.items()}
+    return told
 
 
 _Told = tuple["MemInfo", "DiskInfo", "LoadInfo", "dict[str, object]"]
@@ -111,3 +156,9 @@ def size(count: float) -> str:
             return f"{count:.0f}{unit}" if unit == "B" else f"{count:.1f}{unit}"
         count /= 1024
     raise AssertionError("the last unit takes everything")
+
+
+def title(session: Session) -> str:
+    """Say which session it is: its name, or the program's; and its system."""
+    name = session.name or os.path.basename(sys.argv[0]) or "session"
+    return name if session.system is None else f"{name} on {session.system.name}"
