@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 # A driver comes by here before anything else, and needs none of what its machines do.
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from bigmachine.agent.control import BlockingChannel, Message
@@ -31,11 +32,15 @@ _untimely: list[Untimely] | None = None
 
 @dataclass(slots=True, eq=False)
 class Boot:
-    """This machine: who it is, what it was told to be, and its line to the agent. `is_served`: `serve` was reached."""
+    """This machine: who it is, what it was told to be, and its line to the agent. `is_served`: `serve` was reached.
+
+    `blank`: what its zygote has prepared for `server_context`.
+    """
 
     identity: Identity
     spec: LaunchSpec
     channel: BlockingChannel
+    blank: ssl.SSLContext | None = None
     is_served: bool = False
     debugging: Debugging | None = None
 
@@ -75,7 +80,7 @@ def is_driver() -> bool:
     return current() is None
 
 
-def read(message: Message, channel: BlockingChannel) -> Boot:
+def read(message: Message, channel: BlockingChannel, blank: ssl.SSLContext | None = None) -> Boot:
     """Read the boot message, and make this process the machine that it describes, but for its environment.
 
     Raises:
@@ -90,7 +95,7 @@ def read(message: Message, channel: BlockingChannel) -> Boot:
     identity = message.body.get("identity")
     if not isinstance(identity, dict):
         raise ValueError("the boot message holds no identity")  # noqa: TRY004 (bad bytes, not a bad argument)
-    _current = Boot(Identity.from_dict(identity), LaunchSpec.from_text(message.text("spec")), channel)
+    _current = Boot(Identity.from_dict(identity), LaunchSpec.from_text(message.text("spec")), channel, blank)
     return _current
 
 

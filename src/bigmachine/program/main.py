@@ -28,6 +28,8 @@ from bigmachine.program.debugging import Debugging
 from bigmachine.program.records import send_records
 
 if TYPE_CHECKING:
+    import ssl
+
     from bigmachine.program.boot import Boot
 
 
@@ -46,13 +48,16 @@ def main(orders: dict[str, Any]) -> NoReturn:
     run(BlockingChannel(socket.socket(fileno=CONTROL_FD)))
 
 
-def run(channel: BlockingChannel) -> NoReturn:
-    """Be the machine that the agent describes on `channel`, in a process that leads its own session."""
+def run(channel: BlockingChannel, blank: ssl.SSLContext | None = None) -> NoReturn:
+    """Be the machine that the agent describes on `channel`, in a process that leads its own session.
+
+    `blank`: see `Boot`.
+    """
     status = 1
     try:
         message = channel.receive()
         if message is not None:
-            status = _live(boot.read(message, channel))
+            status = _live(boot.read(message, channel, blank))
     except OSError:
         pass  # the agent is gone, and so is whoever would want to know
     except Exception as error:  # noqa: BLE001 (the edge of the process)

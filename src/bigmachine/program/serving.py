@@ -117,7 +117,7 @@ class _Serving:
         server.session = make_session(machine, server)
         self._supervisor = Supervisor(table, server.session, self.send, self.fail, server.statistics, self._heard)
         table.register("Supervisor", self._supervisor)
-        self._context = server_context(machine.identity)
+        self._context = server_context(machine.identity, machine.blank)
         waiting = machine.channel.take_over()
         self._channel = LoopChannel(
             machine.channel.socket, self._loop, self._on_message, self._on_end, machine.channel.decoder

@@ -28,12 +28,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from bigmachine import trust
 from bigmachine.agent.control import BlockingChannel
 from bigmachine.agent.prctl import die_with, name_process
 from bigmachine.agent.processes import threads
 from bigmachine.program import preload
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from bigmachine.agent.control import Message
@@ -73,13 +75,17 @@ def _be_zygote(sock: socket.socket, agent: int, names: Sequence[str]) -> None:
         # A module that is missing or fails here will do so in the program, where its error belongs.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    blank = trust.blank_server_context()
     gc.freeze()  # what is here now is looked at by no collection in a machine, either
     with contextlib.suppress(OSError):
-        _serve(channel, agent, None)
+        _serve(channel, agent, blank, None)
 
 
-def _serve(channel: BlockingChannel, agent: int, loaded: Loaded | None) -> None:
-    """Fork for each request, until the agent is gone. `loaded`: what this zygote has beyond the library's modules."""
+def _serve(channel: BlockingChannel, agent: int, blank: ssl.SSLContext, loaded: Loaded | None) -> None:
+    """Fork for each request, until the agent is gone.
+
+    `blank`: see `Boot`. `loaded`: what this zygote has beyond the library's modules.
+    """
     while (message := channel.receive()) is not None:
         if loaded is not None and loaded.is_stale(message.number("t")):
             _close(message.fds)
@@ -94,13 +100,13 @@ def _serve(channel: BlockingChannel, agent: int, loaded: Loaded | None) -> None:
         if pid == 0:
             channel.close()
             if message.kind == "sprout":
-                _sprout(message, agent)
-            _become(message.fds, agent, loaded)
+                _sprout(message, agent, blank)
+            _become(message.fds, agent, blank, loaded)
         _close(message.fds)
         channel.send({"k": "forked", "pid": pid})
 
 
-def _sprout(message: Message, agent: int) -> NoReturn:
+def _sprout(message: Message, agent: int, blank: ssl.SSLContext) -> NoReturn:
     """Turn this fresh fork into a zygote that has a program's modules."""
     try:
         os.setsid()
@@ -112,7 +118,7 @@ def _sprout(message: Message, agent: int) -> NoReturn:
             channel.send({"k": "refused", "why": str(unfit)})
         else:
             gc.freeze()
-            _serve(channel, agent, loaded)
+            _serve(channel, agent, blank, loaded)
     except OSError:
         pass  # the agent is gone, and so is whoever would want to know
     finally:
@@ -156,7 +162,7 @@ def _fork_again(write: int) -> int:
     return 0
 
 
-def _become(fds: tuple[int, ...], agent: int, loaded: Loaded | None) -> NoReturn:
+def _become(fds: tuple[int, ...], agent: int, blank: ssl.SSLContext, loaded: Loaded | None) -> NoReturn:
     """Turn this fresh fork into a machine's process."""
     os.setsid()
     die_with(agent)
@@ -172,7 +178,7 @@ def _become(fds: tuple[int, ...], agent: int, loaded: Loaded | None) -> NoReturn
 
     from bigmachine.program.main import run
 
-    run(BlockingChannel(socket.socket(fileno=control)))
+    run(BlockingChannel(socket.socket(fileno=control)), blank)
 
 
 def _close_others(kept: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -68,13 +68,13 @@ class TlsDialer:
                 # Of a machine its agent can say more, of an agent nobody else can.
                 raise PeerGone(f"{where} is not there any more: another agent has its port now") from exc
             raise as_network_error(exc, where) from exc
-        ssl_object = connection.extra("ssl_object")  # noqa: S610 (nothing of Django)
+        shown = _Shown(connection.extra("peercert"))  # noqa: S610 (nothing of Django)
         try:
-            check_peer(ssl_object, self.session, self.roles, self.server_id)
+            check_peer(shown, self.session, self.roles, self.server_id)
         except AuthenticationError:
             connection.abort()
             raise
-        if ssl_object.selected_alpn_protocol() != ALPN:
+        if connection.extra("ssl_object").selected_alpn_protocol() != ALPN:  # noqa: S610 (as above)
             connection.abort()
             raise NetworkError(f"{where} does not speak {ALPN}")
         return cast(Connection, connection)
@@ -130,6 +130,16 @@ class TlsDialer:
         return {"sock": sock}
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A peer's certificate as its transport has decoded it after the handshake; `aiofastnet` takes a file for that."""
+
+    certificate: Mapping[str, object] | None
+
+    def getpeercert(self) -> Mapping[str, object] | None:
+        return self.certificate
+
+
 def _create_connection() -> Callable[..., Any]:
     try:
         import aiofastnet
@@ -156,7 +166,7 @@ class _Switch(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)
         ssl_object = transport.get_extra_info("ssl_object")
         try:
-            peer = peer_of(ssl_object)
+            peer = peer_of(_Shown(transport.get_extra_info("peercert")))
         except AuthenticationError as exc:
             _log.warning("refused a connection: %s", exc)
             transport.abort()

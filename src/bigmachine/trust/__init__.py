@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bigmachine.trust.authority import Authority
     from bigmachine.trust.contexts import (
         Refused,
+        blank_server_context,
         check_peer,
         client_context,
         peer_of,
@@ -31,6 +32,7 @@ _HOME = {
     "Peer": "identity",
     "Refused": "contexts",
     "Role": "identity",
+    "blank_server_context": "contexts",
     "check_peer": "contexts",
     "client_context": "contexts",
     "peer_of": "contexts",
@@ -58,6 +60,7 @@ __all__ = [
     "Peer",
     "Refused",
     "Role",
+    "blank_server_context",
     "check_peer",
     "client_context",
     "peer_of",

@@ -433,3 +433,41 @@ def test_forks_of_a_process_that_warmed_up_draw_different_random_bytes() -> None
     first, second = done.stdout.split()
     assert len(first) == len(second) == 32
     assert first != second
+
+
+def test_a_ticket_of_one_fork_is_not_believed_by_another() -> None:
+    """Forks of one blank context have the same key for tickets: one could else write them for all others."""
+    blank = contexts_module.blank_server_context()
+    client = client_context(DRIVER)
+    first, written = visit_fork(blank, client, tickets=1)
+    assert not first
+    assert written is not None
+    again, _ = visit_fork(blank, client, ticket=written)
+    assert not again
+
+
+def visit_fork(
+    blank: ssl.SSLContext, client: ssl.SSLContext, *, tickets: int = 0, ticket: ssl.SSLSession | None = None
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Call a machine that is a fork of this process; tell whether a session was resumed, and give its ticket."""
+    near, far = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            near.close()
+            far.settimeout(10)
+            context = server_context(MACHINE, blank)
+            context.num_tickets = tickets
+            with context.wrap_socket(far, server_side=True) as tls:
+                tls.sendall(b"!")
+                tls.recv(1)
+        finally:
+            os._exit(0)
+    far.close()
+    near.settimeout(10)
+    try:
+        with client.wrap_socket(near, server_hostname=MACHINE.id, session=ticket) as tls:
+            assert tls.recv(1) == b"!"
+            return bool(tls.session_reused), tls.session
+    finally:
+        os.waitpid(pid, 0)

@@ -17,6 +17,7 @@ def test_the_public_names_are_these() -> None:
         "Peer",
         "Refused",
         "Role",
+        "blank_server_context",
         "check_peer",
         "client_context",
         "peer_of",
