@@ -82,6 +82,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("output", "", "output", Kind.OUTPUT, "what machines print: stream, off or files:FOLDER", "stream"),
     Option("events", "", "events", Kind.PATH, "a file to which what happens to machines is appended, as JSON lines"),
     Option("dumps", "", "dumps", Kind.PATH, "a folder for what machines hold that run short of memory"),
+    Option("dump-on", "", "dump_on", Kind.PATH, "a folder for dumps: at SIGUSR1, and when an error ends the program"),
     Option("control", "", "control", Kind.SWITCH, "whether `bigmachine` on the command line finds the session", True),
     Option("ec2type", "ec2", "type", Kind.TEXT, "EC2: the type of instance, or several with commas", "m3.medium"),
     Option("ec2ondemand", "ec2", "ondemand", Kind.SWITCH, "EC2: on-demand instances instead of spot ones", False),
@@ -154,8 +155,8 @@ class Settings:
     """What all the places together say: the system, the options for its factory, and who chose the system.
 
     `limit` (bytes of one call's arguments or result), `threads` (for plain methods, a machine), `output` (see
-    `output_choice`), `events` (a file, if any), `dumps` (a folder, if any) and `control` (whether the command line
-    finds the session) hold for any system.
+    `output_choice`), `events` (a file, if any), `dumps` and `dump_on` (folders, if any) and `control` (whether the
+    command line finds the session) hold for any system.
     """
 
     system: str
@@ -166,6 +167,7 @@ class Settings:
     output: str = "stream"
     events: str = ""
     dumps: str = ""
+    dump_on: str = ""
     control: bool = True
 
 

@@ -149,15 +149,56 @@ def test_a_machine_that_stands_still_is_in_the_dump_as_seen_from_outside(session
     assert f"# missing: {machine.name}: " in heap
 
 
-def test_a_signal_asks_for_a_dump(session: Session, tmp_path: Path) -> None:
+def test_a_signal_asks_for_a_dump_until_the_session_ends(tmp_path: Path) -> None:
     before, hook = signal.getsignal(signal.SIGUSR1), sys.excepthook
-    session.dump_on(tmp_path, error=False)
+    came: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
     try:
+        with bigmachine.start("local") as session:
+            session.dump_on(tmp_path / "made")
+            assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: list((tmp_path / "made").glob("*-signal.zip")))
+            assert came == []
+        assert sys.excepthook is hook
         os.kill(os.getpid(), signal.SIGUSR1)
-        wait_for(lambda: list(tmp_path.glob("*-signal.zip")))
+        assert came == [signal.SIGUSR1]  # as before
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert sys.excepthook is hook
+    assert len(list((tmp_path / "made").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_said(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BigmachineError, match=r"dumps cannot be written to .*give another folder"):
+        session.dump_on(tmp_path / "file" / "dumps")
+
+
+def test_dumps_are_asked_for_by_flag_variable_and_file(
+    run_program: RunProgram, write: WriteProgram, tmp_path: Path
+) -> None:
+    write("main.py", CONFIGURED)
+    run_program("main.py", "--bigm.dump-on=by-flag", status=1)
+    run_program("main.py", status=1, environ={"BIGMACHINE_DUMP_ON": "by-variable"})
+    write("bigmachine.toml", 'dump-on = "by-file"\n')
+    run_program("main.py", status=1)
+    for place in ("by-flag", "by-variable", "by-file"):
+        assert sorted(path.stem.rpartition("-")[2] for path in (tmp_path / place).iterdir()) == ["error", "signal"]
+
+
+CONFIGURED = """
+import os, signal, time
+from pathlib import Path
+import bigmachine
+
+session = bigmachine.driver.start()
+[folder] = [path for path in Path().iterdir() if path.name.startswith("by-") and not list(path.iterdir())]
+os.kill(os.getpid(), signal.SIGUSR1)
+end = time.monotonic() + 30
+while not list(folder.glob("*-signal.zip")) and time.monotonic() < end:
+    time.sleep(0.05)
+raise ValueError("on purpose")
+"""
 
 
 def test_an_error_that_ends_the_program_leaves_a_dump(

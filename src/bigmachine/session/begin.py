@@ -90,7 +90,7 @@ def open_session(
             raise
     from bigmachine.session.session import Session
 
-    return Session.open(
+    session = Session.open(
         system,
         name,
         limit=settings.limit,
@@ -101,6 +101,28 @@ def open_session(
         control=settings.control,
         is_prepared=is_ours,
     )
+    if settings.dump_on:
+        try:
+            session.dump_on(settings.dump_on, signum=_dump_signal())
+        except BaseException:
+            session.shutdown(_LEAST)
+            raise
+    return session
+
+
+def _dump_signal() -> int | None:
+    """Give the signal at which a dump is written; None, with a warning, where no handler can be set."""
+    import logging
+    import signal
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        return signal.SIGUSR1
+    logging.getLogger("bigmachine").warning(
+        "dump-on: the session begins in another thread than the main one, where no signal's handler can be set: a dump "
+        "is written when an error ends the program, and not at SIGUSR1"
+    )
+    return None
 
 
 def _machine_session(machine: program.Boot, server: Server) -> Session:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -18,12 +14,12 @@ if TYPE_CHECKING:
     from bigmachine.observe.vars import Reading
     from bigmachine.rpc import Reactor
     from bigmachine.session.seeing.collecting import Collected
+    from bigmachine.session.seeing.triggers import Triggers
     from bigmachine.session.seeing.variables import Variables
     from bigmachine.session.session import Session
     from bigmachine.session.timeline import Span
     from bigmachine.web import ASGIApp, ServedPages, Watch
 
-_log = logging.getLogger("bigmachine")
 #: Two threads that want the pages served get the same ones.
 _SERVING = threading.Lock()
 
@@ -34,7 +30,7 @@ class Sight:
     name: str
     _reactor: Reactor
     _variables: Variables | None = None
-    _dumps_errors_to: Path | None = None
+    _triggers: Triggers | None = None
     _served: ServedPages | None = None
     _watch: Watch | None = None  # of all its pages together
 
@@ -142,29 +138,22 @@ class Sight:
         """Have a dump written to `folder` when a signal comes, and when the program ends by an error of its own.
 
         `signum`: the signal; None for none. `error`: whether an exception that leaves the `with` block of the session,
-        or the program, is a reason. To be called in the main thread.
+        or the program, is a reason. To be called in the main thread. All is as before once the session has ended.
 
         Raises:
+            BigmachineError: if there is no such folder, and it cannot be made.
             ValueError: if a signal's handler is set in another thread than the main one.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        from bigmachine.session.seeing.triggers import Triggers
+
+        if self._triggers is not None:
+            self._triggers.close()
+        triggers = Triggers(Path(folder).expanduser(), self.dump)
         if signum is not None:
-
-            def dump_soon(_number: int, _frame: FrameType | None) -> None:
-                # Not here: a handler interrupts whatever runs, also what a dump would wait for.
-                threading.Thread(target=self._dump_to, args=(place, "signal"), name="bigmachine-dump").start()
-
-            signal.signal(signum, dump_soon)
+            triggers.at_signal(signum)
         if error:
-            self._dumps_errors_to = place
-            following = sys.excepthook
-
-            def dump_first(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-                self._failed(value)
-                following(kind, value, trace)
-
-            sys.excepthook = dump_first
+            triggers.at_error()
+        self._triggers = triggers
 
     def debug_app(self, *, hosts: Iterable[str] = (), token: str = "") -> ASGIApp:
         """Return an ASGI application with the diagnostic pages, to be mounted anywhere [Go: HandleDebug].
@@ -196,6 +185,8 @@ class Sight:
         return self._served.url_for(host, port)
 
     def _close_pages(self) -> None:
+        if self._triggers is not None:
+            self._triggers.close()
         if self._watch is not None:
             self._watch.close()
         if self._served is not None:
@@ -203,16 +194,8 @@ class Sight:
 
     def _failed(self, error: BaseException | None) -> None:
         """Write the dump that an error is a reason for, once."""
-        if self._dumps_errors_to is not None and isinstance(error, Exception):
-            place, self._dumps_errors_to = self._dumps_errors_to, None
-            self._dump_to(place, "error")
-
-    def _dump_to(self, folder: Path, why: str) -> None:
-        path = folder / f"bigmachine-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S')}-{why}.zip"
-        try:
-            _log.warning("what is known of the session was written to %s", self.dump(path))
-        except Exception:  # noqa: BLE001 (whatever it is, the program goes on, or ends by its own error)
-            _log.exception("no dump of the session could be written")
+        if self._triggers is not None:
+            self._triggers.failed(error)
 
 
 __all__ = ["Sight"]
