@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from bigmachine.agent.following import follow
 from bigmachine.agent.supervisor import Supervisor
 from bigmachine.errors import Cause, InvalidCall
 
@@ -89,6 +91,25 @@ class Agent:
             AuthenticationError: if it is not that of the key that was made here.
         """
         self._identity.adopt(certificate)
+
+    def read(self, path: str) -> BinaryIO:
+        """Stream a file of this host [Go: System.Read].
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        return open(path, "rb")
+
+    async def tail(self, unit: str) -> AsyncGenerator[bytes, None]:
+        """Stream what the journal of this host has of a unit of systemd, and will have [Go: System.Tail].
+
+        Raises:
+            BigmachineError: if it cannot be had.
+        """
+        command = ["journalctl", "--unit", unit, "--output=cat", "--lines=all", "--follow", "--no-pager", "--quiet"]
+        async with contextlib.aclosing(follow(self._reaper, command)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def end(self, grace_s: float = 1.0) -> None:
         """End all machines, and the agent once the driver has acknowledged the last event, or after 2 s."""

@@ -36,6 +36,7 @@ from bigmachine.session.links import Links
 from bigmachine.session.order import Order, checked_count
 from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
 from bigmachine.session.presence import Presence
+from bigmachine.session.reading import reading
 from bigmachine.session.seeing.sight import Sight
 from bigmachine.session.timeline import DOWN, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
@@ -271,7 +272,9 @@ class Session(Sight):
             except TimeoutError as exc:
                 raise NetworkError(f"the agent at {agent} did not take an identity within {_ADOPTION:.0f} s") from exc
 
-        return Ticket(self._id, self.name, authority.issue, self._reactor, self._guest, adopt, digest)
+        return Ticket(
+            self._id, self.name, authority.issue, self._reactor, self._guest, adopt, digest, *reading(self._hosts)
+        )
 
     def _cargo(self, system: System, order: Order, image: Image | None) -> Cargo | None:
         """Begin to pack the program, where it has to be brought to its hosts."""

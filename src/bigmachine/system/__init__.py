@@ -1,17 +1,31 @@
 """The contract between the library and those who provide machines."""
 
-from bigmachine.system.contract import Guest, Keepalive, Launched, MakeDialer, Runtime, System, Ticket
+from bigmachine.system.contract import (
+    Guest,
+    HasMachineId,
+    Keepalive,
+    Launched,
+    MakeDialer,
+    Runtime,
+    System,
+    Ticket,
+    agent_id_of,
+    lines,
+)
 from bigmachine.system.registry import create, names, register_system
 
 __all__ = [
     "Guest",
+    "HasMachineId",
     "Keepalive",
     "Launched",
     "MakeDialer",
     "Runtime",
     "System",
     "Ticket",
+    "agent_id_of",
     "create",
+    "lines",
     "names",
     "register_system",
 ]

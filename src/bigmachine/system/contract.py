@@ -8,11 +8,11 @@ connection, the same way everywhere. `shutdown` gives everything back.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, TypeAlias
 
-from bigmachine.errors import Cause, ProvisionError
+from bigmachine.errors import Cause, InvalidCall, ProvisionError
 
 if TYPE_CHECKING:  # a local system's agent is started before its driver imports these
     from bigmachine.image.manifest import Platform
@@ -106,6 +106,8 @@ class Ticket:
     `reactor` is the session's event loop and `guest(machine_id, dialer)` makes the session that services see on a
     machine inside this process: both are for systems without processes.
     `digest` names the program that is brought to bare hosts, where it is known before they are there.
+    `read(agent_id, path)` opens a file of an agent's host, `follow(agent_id, unit)` streams what the journal there has
+    of a unit of systemd: for Systems that have no better way to `System.read` and `System.tail`.
     """
 
     session: str
@@ -115,6 +117,25 @@ class Ticket:
     guest: Callable[[str, MakeDialer], Guest] = field(repr=False)
     adopt: Callable[[Launched], None] = field(repr=False, default=lambda _: None)
     digest: str = ""
+    read: Callable[[str, str], BinaryIO] = field(repr=False, default=lambda agent_id, _: _unknown(agent_id))
+    follow: Callable[[str, str], Iterator[bytes]] = field(repr=False, default=lambda agent_id, _: _unknown(agent_id))
+
+
+def _unknown(agent_id: str) -> NoReturn:
+    raise InvalidCall(f"the agent {agent_id} is not known here")
+
+
+class HasMachineId(Protocol):
+    """A machine, or whatever else knows its id."""
+
+    @property
+    def machine_id(self) -> str:
+        """The id, which begins with that of the machine's agent."""
+
+
+def agent_id_of(machine: HasMachineId) -> str:
+    """Give the id of the agent of a machine."""
+    return machine.machine_id.rpartition("-")[0]
 
 
 class System(abc.ABC):
@@ -171,9 +192,42 @@ class System(abc.ABC):
         """Say what its hosts cost, an hour and so far; None if they cost nothing. Must not wait: it is asked often."""
         return None
 
+    def read(self, machine: HasMachineId, path: str) -> BinaryIO:
+        """Open a file of a machine's host, to be read as it comes [Go: System.Read]; whoever calls closes it.
+
+        Raises: OSError if it cannot be read there; InvalidCall if the machine is none of this System's, or has ended,
+            or the System does not do this.
+        """
+        raise InvalidCall(f"the system {self.name!r} does not read files of its hosts")
+
+    def tail(self, machine: HasMachineId) -> Iterator[str]:
+        """Give the lines of the log of a machine's host, those to come included [Go: System.Tail].
+
+        That is what was said on the way to a running agent, and by the agent; what the machine itself prints comes by
+        the session. It ends with the host, or when it is closed.
+
+        Raises: InvalidCall as `read`.
+        """
+        raise InvalidCall(f"the system {self.name!r} has no log of its hosts")
+
     def release(self, place: Launched) -> None:  # noqa: B027 (a hook, too)
         """Take note that the machine at this place has ended. Does nothing by default."""
 
     @abc.abstractmethod
     def shutdown(self, timeout: float) -> None:
         """Give back everything, within `timeout` seconds; safe to call twice. Never raises for what is gone."""
+
+
+def lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Cut a log that comes in pieces into lines; closing closes `pieces`, too."""
+    rest = b""
+    try:
+        for piece in pieces:
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line.decode("utf-8", "replace") for line in whole)
+        if rest:
+            yield rest.decode("utf-8", "replace")
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()

@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from bigmachine.agent import Bootstrap, Clocks, agent_command
 from bigmachine.agent.commands import AGENT_MARK
-from bigmachine.errors import ProvisionError
+from bigmachine.errors import InvalidCall, ProvisionError
 from bigmachine.image import interpreter_args
-from bigmachine.system import Keepalive, Launched, System, Ticket
+from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of
 from bigmachine.trust import Role
 
 _REPORT_TIMEOUT = 60.0
@@ -92,6 +93,12 @@ class LocalSystem(System):
             sys_path=_absolute(sys.path),
             driver_pid=os.getpid(),
         )
+
+    def read(self, machine: HasMachineId, path: str) -> BinaryIO:
+        agent = self._agent
+        if agent is None or agent_id_of(machine) != agent.id:
+            raise InvalidCall(f"the machine {machine.machine_id!r} is none of this local system's")
+        return open(path, "rb")
 
     def shutdown(self, timeout: float) -> None:
         self._is_shut_down = True

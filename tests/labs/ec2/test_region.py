@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -42,6 +43,13 @@ def test_machines_come_up_in_time_and_every_end_is_known_at_once(region: Region)
     assert driver.expect("WHERE") == "systemd systemd systemd"
     phases = driver.expect("PHASES").split()
     assert phases[:4] == ["requesting", "booting", "reached", "agent"]
+    assert driver.expect("READ") == "fs.file-max=134217728"
+    assert '"port": 443' in driver.expect("TAIL")
+    assert driver.expect("PRICE") == "m5.large m5.large m5.large"
+    tags = json.loads(driver.expect("TAGS"))
+    assert set(tags) >= {f"bigmachine:{key}" for key in ("session", "driver", "user", "request", "expiry")}
+    assert tags["bigmachine:program"] == "life.py"
+    assert re.fullmatch("[0-9a-f]{64}", tags["bigmachine:digest"])
     after, is_told = driver.expect("NOTICED").split()
     assert (float(after) < 6, is_told) == (True, "True")
     ends = [driver.expect("STOPPED").split() for _ in range(3)]

@@ -31,6 +31,10 @@ def test_machines_are_spread_over_hosts_and_run_the_program_from_their_own_files
     assert sorted(line.split()[1:]) == sorted(map(str, [procs] * 4 + [os.cpu_count() or 1]))
 
 
+def test_a_file_of_a_host_is_read_from_here(lab: Lab) -> None:
+    assert "READ True" in lab.run("hello.py", "1", hosts="lab@{2}").out
+
+
 def test_machines_of_different_hosts_call_each_other(lab: Lab) -> None:
     assert f"PEERS {lab.name(3)}" in lab.run("hello.py", "2", "peers", hosts="lab@{2},lab@{3}").out
 

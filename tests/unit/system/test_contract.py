@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from bigmachine import Keepalive, Launched, System
-from bigmachine.errors import ProvisionError
-from bigmachine.system import Ticket
+from bigmachine.errors import InvalidCall, ProvisionError
+from bigmachine.system import Ticket, agent_id_of, lines
+
+
+@dataclasses.dataclass
+class Named:
+    """What has a machine's id."""
+
+    machine_id: str
 
 
 class Smallest(System):
@@ -59,6 +66,10 @@ def test_clocks_are_values() -> None:
 def test_a_system_needs_no_more_than_launch_and_shutdown() -> None:
     system = Smallest()
     assert system.cost() is None
+    machine = Named("h1-m1")
+    for ask in (lambda: system.read(machine, "/x"), lambda: system.tail(machine)):
+        with pytest.raises(InvalidCall, match="the system 'smallest'"):
+            ask()
     system.prepare()
     system.release(Launched("a1"))
     assert system.keepalive == Keepalive()
@@ -83,3 +94,23 @@ def test_a_system_is_claimed_by_one_session() -> None:
 
 def test_a_place_does_not_show_how_it_is_reached() -> None:
     assert "dialer" not in repr(Launched("a1", "10.0.0.1", 80, "host", 4))
+
+
+def test_a_log_that_comes_in_pieces_is_cut_into_lines() -> None:
+    assert list(lines([b"a\nb", b"c\n", b"\xff\n\nlast"])) == ["a", "bc", "\ufffd", "", "last"]
+    closed = []
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield b"a\nb\n"
+        finally:
+            closed.append(True)
+
+    cut = lines(pieces())
+    assert next(iter(cut)) == "a"
+    cut.close()  # type: ignore[attr-defined]  # a generator
+    assert closed
+
+
+def test_a_machine_tells_its_agent() -> None:
+    assert agent_id_of(Named("h0a1b2c-m17")) == "h0a1b2c"

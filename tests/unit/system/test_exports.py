@@ -8,13 +8,16 @@ import bigmachine.system
 def test_the_public_names_are_these() -> None:
     assert bigmachine.system.__all__ == [
         "Guest",
+        "HasMachineId",
         "Keepalive",
         "Launched",
         "MakeDialer",
         "Runtime",
         "System",
         "Ticket",
+        "agent_id_of",
         "create",
+        "lines",
         "names",
         "register_system",
     ]

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_machines_are_listed_in_the_order_of_their_start(session: Session, syste
     seen = system.machines()
     assert [machine.address for machine in seen] == [handle.address for handle in handles]
     assert repr(seen[0]) == f"<InprocessMachine {handles[0].address}>"
+
+
+def test_files_of_a_machines_host_are_those_of_this_one(session: Session, system: InprocessSystem) -> None:
+    (machine,) = running(session, 1)
+    with system.read(machine, __file__) as file:
+        assert file.read() == Path(__file__).read_bytes()
+    with pytest.raises(InvalidCall, match="'h1-m1' is none of this inprocess system's"):
+        system.read(SimpleNamespace(machine_id="h1-m1"), __file__)
 
 
 def test_a_test_looks_at_a_machines_services(session: Session, system: InprocessSystem) -> None:

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bigmachine import Keepalive, Launched
-from bigmachine.errors import ProvisionError
+from bigmachine.errors import InvalidCall, ProvisionError
 from bigmachine.rpc import Reactor
 from bigmachine.system import Ticket
 from bigmachine.systems import local
@@ -90,6 +91,19 @@ def test_places_are_where_the_one_agent_listens(system: LocalSystem, ticket: Tic
     assert {(place.host, place.port, place.maxprocs) for place in (*first, *second)} == {("127.0.0.1", 4711, 1)}
     assert len({place.agent_id for place in (*first, *second)}) == 1
     assert len(processes(pids)) == 1
+
+
+def test_files_of_its_machines_host_are_read_here(system: LocalSystem, ticket: Ticket, pids: Path) -> None:
+    (place,) = system.launch(1, ticket)
+    machine = SimpleNamespace(machine_id=f"{place.agent_id}-m1")
+    with system.read(machine, str(pids)) as file:
+        assert file.read() == pids.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        system.read(machine, f"{pids}.none")
+    with pytest.raises(InvalidCall, match="'h1-m1' is none of this local system's"):
+        system.read(SimpleNamespace(machine_id="h1-m1"), str(pids))
+    with pytest.raises(InvalidCall, match="no log of its hosts"):
+        system.tail(machine)
 
 
 def test_maxprocs_is_passed_on(run_as: RunAs, ticket: Ticket) -> None:

@@ -11,12 +11,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from bigmachine.agent.delivery import Stage0Orders, user_data
-from bigmachine.errors import BigmachineError, Cause, ProvisionError
-from bigmachine.system import Keepalive, Launched, System, Ticket
+from bigmachine.errors import BigmachineError, Cause, InvalidCall, ProvisionError
+from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of, lines
 from bigmachine.system.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.catalogue import Prices, ondemand_prices
@@ -31,7 +31,7 @@ from bigmachine.systems.ec2.plan import refusal
 from bigmachine.systems.ec2.request import Bought, Wanted, climb
 from bigmachine.systems.ec2.survey import Survey, survey
 from bigmachine.systems.ec2.tags import SESSION, Origin
-from bigmachine.systems.ec2.userdata import cache_of, document
+from bigmachine.systems.ec2.userdata import UNIT, cache_of, document
 from bigmachine.trust import Role
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class EC2System(System):
         self._places: dict[str, Place] = {}
         self._ending: Ending | None = None
         self._group: Group | None = None
-        self._session_id = ""
+        self._ticket: Ticket | None = None
         self._is_unclear = False
         self._is_shut_down = False
         self._is_spent = False
@@ -206,7 +206,7 @@ class EC2System(System):
             raise ProvisionError(f"ec2: the budget of ${self.options.budget:g} is used up; start a new session")
         found = self._surveyed()
         plan = found.plan(n, self.options, self._ondemand(0.0 if self.options.max_price is None else _PRICES))
-        self._session_id = ticket.session
+        self._ticket = ticket
         origin = self._origin(ticket)
         began = time.time()
         wanted, raiser = self._order(found, ticket, origin)
@@ -332,16 +332,29 @@ class EC2System(System):
                 self._end(list(self._places.values()))
                 return
 
-    def console(self, place: Launched) -> list[str]:
-        """Fetch the console of an instance: what its system says, as lines.
+    def console(self, machine: HasMachineId) -> list[str]:
+        """Fetch the console of a machine's instance: what its system says, as lines; also of one that has ended.
 
         Raises:
             ProvisionError: if it cannot be had.
         """
         try:
-            return console(self._connected(), instance_of(place.agent_id))
+            return console(self._connected(), instance_of(agent_id_of(machine)))
         except Refused as refused:
             raise refused.told() from refused
+
+    def read(self, machine: HasMachineId, path: str) -> BinaryIO:
+        return self._ticket_of(machine).read(agent_id_of(machine), path)
+
+    def tail(self, machine: HasMachineId) -> Iterator[str]:
+        """Give what the host's journal has of stage 0 and the agent, from the first line on, and what comes."""
+        return lines(self._ticket_of(machine).follow(agent_id_of(machine), UNIT))
+
+    def _ticket_of(self, machine: HasMachineId) -> Ticket:
+        place = self._places.get(instance_of(agent_id_of(machine)))
+        if place is None or self._ticket is None or place.ended is not None:
+            raise InvalidCall(f"the machine {machine.machine_id!r} is on no instance that this ec2 system has now")
+        return self._ticket
 
     # the end
 
@@ -369,8 +382,8 @@ class EC2System(System):
         self._end(list(self._places.values()))
         if not ending.flush(timeout):
             _log.warning("ec2: not all instances were terminated within %.0f s: their lease ends them", timeout)
-        if self._is_unclear:
-            self._sweep(api, ending, max(1.0, end - time.monotonic()))
+        if self._is_unclear and self._ticket is not None:
+            self._sweep(api, ending, self._ticket.session, max(1.0, end - time.monotonic()))
         if self._group is not None:
             remove_group(api, self._group)
         if self._places:
@@ -380,10 +393,10 @@ class EC2System(System):
             self._monitor.close()
         api.close()
 
-    def _sweep(self, api: Api, ending: Ending, timeout: float) -> None:
+    def _sweep(self, api: Api, ending: Ending, session: str, timeout: float) -> None:
         """Terminate what bears our tags and is not known to us: an answer was lost."""
         states = ("pending", "running", "stopping", "stopped")
-        filters = {f"tag:{SESSION}": (self._session_id,), "instance-state-name": states}
+        filters = {f"tag:{SESSION}": (session,), "instance-state-name": states}
         try:
             found = describe(api, filters, is_last=True, timeout=timeout)
         except (Refused, BigmachineError) as error:

@@ -13,12 +13,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from bigmachine.agent import LaunchSpec, Stopped
-from bigmachine.errors import Cause, DeathCertificate, ProvisionError
+from bigmachine.errors import Cause, DeathCertificate, InvalidCall, ProvisionError
 from bigmachine.rpc import Dialer, Server, ServiceTable
-from bigmachine.system import Keepalive, Launched, System, Ticket
+from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of
 from bigmachine.systems.inprocess.agent import Agent, Gone, Supervisor, authorize
 from bigmachine.systems.inprocess.feed import EventFeed
 from bigmachine.systems.inprocess.machine import InprocessMachine, Way
@@ -77,6 +77,11 @@ class InprocessSystem(System):
             return self._server
         machine = self._machines.get(ident)
         return None if machine is None else machine.server
+
+    def read(self, machine: HasMachineId, path: str) -> BinaryIO:
+        if agent_id_of(machine) != self._agent_id:
+            raise InvalidCall(f"the machine {machine.machine_id!r} is none of this inprocess system's")
+        return open(path, "rb")
 
     def shutdown(self, timeout: float) -> None:
         with self._changed:

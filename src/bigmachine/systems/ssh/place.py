@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +23,7 @@ from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script,
 from bigmachine.errors import BigmachineError, ProvisionError
 from bigmachine.systems.ssh import client
 from bigmachine.systems.ssh.failures import translate
+from bigmachine.systems.ssh.log import HostLog
 from bigmachine.systems.ssh.login import CONNECT_TIMEOUT, log_in
 from bigmachine.trust import Role
 
@@ -86,7 +86,7 @@ class Place:
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
         self._listener: asyncssh.SSHListener | None = None
-        self._said: deque[str] = deque(maxlen=_LAST_LINES)
+        self.log = HostLog()
         self._listening: asyncio.Task[None] | None = None
         self._dialled: list[socket.socket] = []
 
@@ -193,16 +193,19 @@ class Place:
         return line
 
     def _silent(self, why: str) -> ProvisionError:
-        said = "".join(f"\n    {line}" for line in self._said)
+        said = "".join(f"\n    {line}" for line in self.log.last(_LAST_LINES))
         return ProvisionError(f"ssh host {self.host} (starting stage 0): {why}{said}", temporary=True)
 
     async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
         """Keep what stage 0 and the agent say of their troubles."""
-        with contextlib.suppress(Exception):  # the stream broke: whoever waits for something else is told
-            while line := await process.stderr.readline():
-                text = line.decode("utf-8", "replace").rstrip()
-                self._said.append(text)
-                _log.debug("ssh host %s: %s", self.host, text)
+        try:
+            with contextlib.suppress(Exception):  # the stream broke: whoever waits for something else is told
+                while line := await process.stderr.readline():
+                    text = line.decode("utf-8", "replace").rstrip()
+                    self.log.add(text)
+                    _log.debug("ssh host %s: %s", self.host, text)
+        finally:
+            self.log.end()
 
     # the data port
 

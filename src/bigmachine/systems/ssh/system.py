@@ -12,17 +12,17 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bigmachine.errors import BigmachineError, ProvisionError
-from bigmachine.system import Keepalive, Launched, Runtime, System, Ticket
+from bigmachine.errors import BigmachineError, InvalidCall, ProvisionError
+from bigmachine.system import HasMachineId, Keepalive, Launched, Runtime, System, Ticket, agent_id_of
 from bigmachine.systems.ssh.client import Loop
 from bigmachine.systems.ssh.failures import summary
 from bigmachine.systems.ssh.hosts import SshHost, parse_hosts
 from bigmachine.systems.ssh.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _log = logging.getLogger("bigmachine")
 #: For a host to come up: a Python may have to be sent over a slow line.
@@ -65,6 +65,7 @@ class SSHSystem(System):
         self._places: dict[SshHost, Place] = {}
         self._by_agent: dict[str, Place] = {}
         self._loop: Loop | None = None
+        self._ticket: Ticket | None = None
         self._directory = ""
         self._opening: asyncio.Task[object] | None = None
         self._is_shut_down = False
@@ -94,6 +95,7 @@ class SSHSystem(System):
         if n < 1:
             raise ProvisionError(f"{n} machines were asked for: it has to be at least one")
         with self._launching:
+            self._ticket = ticket
             self._check()
             if self._loop is None:
                 self.prepare()
@@ -192,6 +194,19 @@ class SSHSystem(System):
             steps=tuple(place.steps) if is_fresh else (),
             runtime=Runtime(raised.python, raised.platform, raised.ca_file),
         )
+
+    def read(self, machine: HasMachineId, path: str) -> BinaryIO:
+        return self._its(machine)[1].read(agent_id_of(machine), path)
+
+    def tail(self, machine: HasMachineId) -> Iterator[str]:
+        """Give what stage 0 and the agent said of their troubles: the last thousand lines, and those to come."""
+        return self._its(machine)[0].log.follow()
+
+    def _its(self, machine: HasMachineId) -> tuple[Place, Ticket]:
+        place, ticket = self._by_agent.get(agent_id_of(machine)), self._ticket
+        if place is None or ticket is None:
+            raise InvalidCall(f"the machine {machine.machine_id!r} is on no host of this ssh system")
+        return place, ticket
 
     def release(self, place: Launched) -> None:
         """Take note that a machine has ended: its host takes another one."""

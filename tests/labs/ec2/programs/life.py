@@ -31,6 +31,15 @@ def lab(path: str, **ask: object) -> None:
     urllib.request.urlopen(request).close()
 
 
+def tags_of(instance: str) -> list[dict[str, str]]:
+    """Ask for the tags of an instance."""
+    import boto3
+
+    (reservation,) = boto3.client("ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+    tags: list[dict[str, str]] = reservation["Instances"][0]["Tags"]
+    return tags
+
+
 def stopped(machine: bigmachine.Machine, began: float) -> None:
     """Say how a machine ended, and how soon."""
     machine.wait(bigmachine.State.STOPPED, timeout=40)
@@ -56,6 +65,17 @@ def main() -> None:
         print(f"RUNNING {time.monotonic() - began:.2f}", flush=True)
         print("WHERE", *(machine.call(Worker.where) for machine in machines), flush=True)
         print("PHASES", *dict.fromkeys(span.phase.replace(" ", "-") for span in session.timeline()), flush=True)
+        with system.read(machines[0], "/etc/sysctl.d/90-bigmachine.conf") as file:
+            print("READ", file.readline().decode().strip(), flush=True)
+        log = system.tail(machines[0])
+        print("TAIL", next(line for line in log if '"stage": 0' in line), flush=True)
+        log.close()  # type: ignore[attr-defined]  # a generator
+        receipt = session.cost()
+        assert receipt is not None
+        uses = [receipt.of(machine.machine_id) for machine in machines]
+        print("PRICE", *(use.type for use in uses if use is not None and use.ended is None), flush=True)
+        tags = {tag["Key"]: tag["Value"] for tag in tags_of(receipt.uses[0].id)}
+        print("TAGS", json.dumps(tags), flush=True)
         noticed, ended, unplugged = machines
         instances = [instance_of(machine.machine_id.partition("-")[0]) for machine in machines]
         began = time.monotonic()

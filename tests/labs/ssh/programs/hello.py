@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import bigmachine
 from bigmachine import Machine, State
@@ -62,6 +63,9 @@ def main() -> None:
         print("RUNNING", round(time.time() - began, 3), flush=True)
         print(json.dumps([machine.call(Hello.where) for machine in machines]), flush=True)
         print("MAXPROCS", *[machine.maxprocs for machine in machines], flush=True)
+        assert session.system is not None
+        with session.system.read(machines[0], str(machines[0].call(Hello.where)["file"])) as file:
+            print("READ", file.read() == Path(__file__).read_bytes(), flush=True)
         if "spans" in verbs:
             for span in session.timeline():
                 print("SPAN", span.machine, span.phase.replace(" ", "_"), span.seconds, span.sent, flush=True)
