@@ -21,10 +21,11 @@ import contextlib
 import enum
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bigmachine.errors import BigmachineError
+from bigmachine.frozen import frozen
 
 PREFIX = "BIGMACHINE_"
 
@@ -44,7 +45,7 @@ class Kind(enum.Enum):
     OUTPUT = "stream, off or files:FOLDER, each perhaps with ,drop behind it"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Option:
     """One thing that can be set: `key` for people, `name` for the factory of `system`."""
 
@@ -141,7 +142,7 @@ def from_text(kind: Kind, text: str) -> object:
     return text
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """What one place said. `folder` is what a relative path in it is relative to: "" is the working directory."""
 
@@ -150,7 +151,7 @@ class Source:
     folder: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """What all the places together say: the system, the options for its factory, and who chose the system.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import signal as _signal
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from bigmachine.frozen import frozen
 
 
 class BigmachineError(Exception):
@@ -134,7 +136,7 @@ _SIGNALS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeathCertificate:
     """What is known about a machine's end.
 

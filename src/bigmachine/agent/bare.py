@@ -17,12 +17,13 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from bigmachine.agent.bootstrap import LISTEN_FD, ORDERS_FD, Bootstrap, Clocks
 from bigmachine.agent.commands import agent_command
 from bigmachine.errors import AuthenticationError, ImageError, NetworkError, ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.image.kit import SITE, kit_bundle
 from bigmachine.image.manifest import Platform
 from bigmachine.image.platforms import libc_version, this_platform
@@ -56,7 +57,7 @@ def tcp(host: str, port: int, timeout: float = 10.0) -> Dial:
     return lambda: socket.create_connection((host, port), timeout)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostFacts:
     """What stage 0 says of its host: its Python, its system, its cache and the bytes free there."""
 
@@ -84,7 +85,7 @@ class HostFacts:
         return f"{self.cache}/v1/{bundle.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Raised:
     """A host that runs an agent now: on which interpreter, which of its own platform runs programs, too.
 

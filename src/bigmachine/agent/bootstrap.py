@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from bigmachine.frozen import frozen
 from bigmachine.trust.identity import Identity
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ORDERS_FD: Final = 61
 _LIMIT: Final = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Clocks:
     """The agent's clocks, in seconds (DESIGN.md, the table of clocks)."""
 
@@ -36,7 +36,7 @@ class Clocks:
     first_contact: float = 120.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bootstrap:
     """An agent's first orders.
 

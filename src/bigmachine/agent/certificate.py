@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import Final
 
 from bigmachine.errors import Cause, DeathCertificate
+from bigmachine.frozen import frozen
 
 #: The causes that a program may give of itself.
 REPORTED: Final = frozenset({Cause.BOOT_FAILED, Cause.INIT_FAILED, Cause.EXITED})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ending:
     """How a process ended: the kernel's wait status, its peak memory in bytes, its CPU time in seconds.
 
@@ -42,7 +42,7 @@ class Ending:
         return None if self.signal else (self.status >> 8) & 0xFF
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """Why a machine ends, as somebody who knew said it."""
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bigmachine.agent.commands import CONTROL_FD, program_command
@@ -19,6 +18,7 @@ from bigmachine.agent.launch import LaunchSpec, reason_to_spawn
 from bigmachine.agent.preload import Preloader
 from bigmachine.agent.zygote import ForkRefused, Zygote
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from bigmachine.agent.certificate import Ending
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.agent")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Child:
     """A machine's process, and the agent's ends of what connects the two; whoever has it owns these."""
 

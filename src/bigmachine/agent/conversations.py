@@ -16,10 +16,10 @@ import asyncio
 import contextlib
 import socket
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import InvalidCall
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -35,7 +35,7 @@ _PIECE: Final = 64 * 1024
 MOST: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Halt:
     """A debugger that waits for somebody: `where` is its file and line, `since` seconds since the epoch."""
 

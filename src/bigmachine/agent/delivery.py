@@ -14,11 +14,11 @@ import json
 import shlex
 import tarfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent import stage0
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ _UNFIT: Final = 97
 _PIECE: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stage0Orders:
     """What stage 0 is told. `identity` has the role bootstrap.
 
@@ -211,7 +211,7 @@ exec "$d/bin/python3" -ISc "$s"
 """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoPython:
     """What a host says that has no Python fit for stage 0. `libc` is empty if it could not be found out."""
 

@@ -10,9 +10,10 @@ and the last lines of a dead machine are few, and they are what the driver needs
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from bigmachine.agent.conversations import Halt
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 StreamName = Literal["stdout", "stderr", "log"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Output:
     """A machine wrote `data`: its bytes, uncut and unchanged, in pieces that need not end with a line."""
 
@@ -33,7 +34,7 @@ class Output:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PhaseChanged:
     """A machine got further on its way up."""
 
@@ -43,7 +44,7 @@ class PhaseChanged:
     phase: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stopped:
     """A machine is gone; all it wrote has come before this.
 
@@ -58,7 +59,7 @@ class Stopped:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryShort:
     """Memory that a machine takes the most of is nearly used up.
 
@@ -76,7 +77,7 @@ class MemoryShort:
     pressure: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dumped:
     """What a machine that is short of memory holds, as files to be kept: pairs of a name and what is in it."""
 
@@ -86,7 +87,7 @@ class Dumped:
     files: tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Notice:
     """What a provider says before it takes a host back: when (seconds since the epoch), and in which words."""
 
@@ -94,7 +95,7 @@ class Notice:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Noticed:
     """The provider will take a machine's host back."""
 
@@ -104,7 +105,7 @@ class Noticed:
     notice: Notice
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Halted:
     """A machine's program waits in `breakpoint()`."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ _PATIENCE: Final = 5.0
 _REST: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Onward:
     """A host to pass an image on to, and those that it passes it on to in turn."""
 
@@ -46,7 +47,7 @@ class Onward:
             yield from each.all_ids()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Received:
     """What became of an image here, and where it was passed on to: by agent, what failed there, "" for nothing."""
 

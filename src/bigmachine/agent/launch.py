@@ -6,8 +6,10 @@ import base64
 import binascii
 import os
 import pickle
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,7 @@ _READ_AT_START: Final = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "OMP_", 
 _NOTED: Final = ("BIGMACHINE_MUTEX", "BIGMACHINE_TRACEMALLOC")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preload:
     """The names of modules that a program has loaded: those of installed packages, and its own."""
 
@@ -37,7 +39,7 @@ class Preload:
         return ((*self.installed, *self.project), self.installed, ())[min(level, 2)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LaunchSpec:
     """All that makes a machine's process the program's copy.
 

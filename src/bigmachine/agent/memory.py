@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import re
 import resource
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.frozen import frozen
 from bigmachine.observe import cgroups
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _PRESSURE_LINE: Final = re.compile(r"^full avg10=([\d.]+)", re.MULTILINE)
 HOST: Final = "the host's memory"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pool:
     """Memory that several machines may share: what it is, and its bytes. `pressure`: as PSI tells, in percent."""
 
@@ -59,7 +59,7 @@ class Pool:
         return self.share >= SHORT or (self.share >= CROWDED and (self.pressure or 0.0) >= _PRESSURE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Use:
     """What one machine uses: bytes that are in memory, and the pools that these are of."""
 
@@ -68,7 +68,7 @@ class Use:
     pools: tuple[Pool, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shortage:
     """A pool is short, and this machine takes the most of it."""
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from bigmachine.frozen import frozen
 from bigmachine.observe import cgroups
 
 #: Two lines of the kernel (mm/oom_kill.c) that name a victim; the first comes when it is chosen.
@@ -40,7 +41,7 @@ _LIMITS: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _VMSTAT: Final = "/proc/vmstat"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """Whether the kernel did it, and what to say of it."""
 
@@ -48,7 +49,7 @@ class Verdict:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Victim:
     """A process that the kernel killed; `of_group`: because its control group had reached its limit, not the host.
 

@@ -15,11 +15,11 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.vitals import Sample
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -34,7 +34,7 @@ _OOM_OFFER: Final = 300
 _PF_EXITING: Final = 0x4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Process:
     """A line of /proc/PID/stat, as far as it matters here.
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from bigmachine.agent.processes import kill_group
 from bigmachine.agent.samplers import Samplers
 from bigmachine.errors import BigmachineError
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from bigmachine.agent.reaper import Reaper
@@ -40,7 +41,7 @@ class TraceRefused(BigmachineError):
     """This host does not let py-spy look into the machine (fault: its rules on ptrace); or there is no py-spy."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sampling:
     """How a process is sampled: `hertz` times a second; with frames in C; only who holds the GIL; also who waits.
 

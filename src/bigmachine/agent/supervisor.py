@@ -12,13 +12,14 @@ import asyncio
 import math
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bigmachine.agent import pyspy
 from bigmachine.agent.conversing import Conversing
 from bigmachine.agent.processes import look_at
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, MachineStopped
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ _LAST_BREATH: Final = 2.0
 _PROFILES: Final = ("threads", "threads.json")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MachineInfo:
     """What kind of machine this is. `digest` names its image; empty where it runs the driver's own files."""
 
@@ -52,7 +53,7 @@ class MachineInfo:
     digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeepaliveReply:
     """The lease that a machine now has, in seconds, and whether its host has memory to spare."""
 

@@ -18,8 +18,9 @@ only a process that stands stopped counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from bigmachine.frozen import frozen
 
 #: The part of a CPU from which on a process runs.
 IDLE: Final = 0.02
@@ -27,7 +28,7 @@ IDLE: Final = 0.02
 BLOCKED: Final = 12
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sample:
     """What the host says of a process: its state's letter as in proc(5), and its CPU time in hundredths of a second."""
 

@@ -11,11 +11,12 @@ The module is imported when the command is called, or when its arguments must be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from bigmachine.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Command:
     """A command: its module below `bigmachine.cli`, what it does in a line, and an example of its use.
 

@@ -20,11 +20,11 @@ import re
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.manifest import File, layer_id
 
 Folder = Literal["interpreters", "kits"]
@@ -40,7 +40,7 @@ _FORMAT: Final = 2
 _GLIBC: Final = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """One file of a bundle: its content, or the target of a symbolic link. `derived`: it follows from the others."""
 
@@ -51,7 +51,7 @@ class Part:
     derived: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bundle:
     """A bundle on the driver's disk. `libc` is the oldest glibc that its compiled files run with, (0, 0) if any does.
 

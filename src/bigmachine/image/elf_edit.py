@@ -22,8 +22,9 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from bigmachine.frozen import frozen
 
 _LOAD, _DYNAMIC, _NOTE = 1, 2, 4
 _NULL, _NEEDED, _STRTAB, _RPATH, _DEBUG, _RUNPATH = 0, 1, 5, 15, 21, 29
@@ -105,7 +106,7 @@ def _free_slot(entries: list[tuple[int, int, int]]) -> int:
     raise NotMovable("it has no spare entry in its dynamic section")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Elf:
     """The segments of a 64-bit little-endian file: kind, offset, address, size in the file."""
 

@@ -30,12 +30,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import FrameType
 from typing import Literal
 
 from bigmachine import _directory as _first_directory
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.interpreter import parse_command_line
 
 #: What kind of main there is. "script" is a file, directory or archive by its path, console scripts included;
@@ -51,7 +52,7 @@ _PYTEST = frozenset({"_pytest.config", "_pytest.main"})
 _TEST_RUNNERS = frozenset({"unittest.__main__", "doctest", "nose2.__main__"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """How to run the program's main again.
 

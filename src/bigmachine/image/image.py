@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.entry import Entry, detect, module_entry, no_entry, script_entry
 from bigmachine.image.interpreter import interpreter_args, interpreter_flags
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Image:
     """What a machine is to run, to override the default (this program, again).
 

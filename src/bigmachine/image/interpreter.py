@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 
 #: Options that take a value, attached or as the next argument. The last two end the interpreter's own options.
 _WITH_VALUE = "WXcm"
@@ -32,7 +32,7 @@ _COUNTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommandLine:
     """What an interpreter's command line says: its options' letters, and what it is to run.
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal, NamedTuple
+
+from bigmachine.frozen import frozen
 
 #: What a layer is. "patch" is what differs from what a distribution says of itself, or belongs to none;
 #: "foreign" is a distribution resolved for another platform.
@@ -45,7 +47,7 @@ class File(NamedTuple):
         return f"{self.path}\0{'->' + self.link if self.link else self.sha256}\0{'x' if self.executable else ''}\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layer:
     """Files that go together.
 
@@ -77,7 +79,7 @@ def layer_id(files: Iterable[File]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Platform:
     """What compiled files are compiled for.
 
@@ -97,7 +99,7 @@ class Platform:
         return ".".join(self.python.split(".")[:2])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """One image: layers in the order in which they are put together; the first that has a path wins.
 

@@ -18,11 +18,11 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.util import cache_from_source
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.plan import inflate, pack, rows
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def frames(scan: Scan, wanted: Wanted, cache: PackCache, size: int = PACK_SIZE) 
     cache.tidy()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Item:
     """A file that is to be sent."""
 

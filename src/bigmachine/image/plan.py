@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.manifest import File, Manifest, layer_id
 
 #: Trees with up to so many files are listed at once.
@@ -25,7 +26,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"\d+\.\d+[\w.+]*")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What a host lacks of an image.
 

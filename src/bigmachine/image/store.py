@@ -25,12 +25,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image import packs, plan, survivors
 from bigmachine.image.assemble import MARK, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
@@ -52,7 +53,7 @@ _CLOSED: Final = 0o555
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Built:
     """An image that is whole: its directory, its digest, and the bytes of files that were taken in for it."""
 

@@ -12,11 +12,11 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bigmachine.errors import ImageError
+from bigmachine.frozen import frozen
 from bigmachine.image.distributions import Found
 from bigmachine.image.ignore import Ignored, is_secret
 from bigmachine.image.manifest import File
@@ -32,7 +32,7 @@ BIG_BYTES: Final = 100_000_000
 BIG_FILES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tree:
     """A folder to scan. `only`: the files and folders below it that go along; None: all. `extra`: what goes anyway.
 

@@ -7,9 +7,9 @@ id is checked in the handshake, so it names this very machine, not whatever list
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from bigmachine.errors import InvalidCall
+from bigmachine.frozen import frozen
 
 _ADDRESS = re.compile(
     r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[^\s/\[\]:]+)):(?P<port>[0-9]{1,5})/(?P<id>[\w.]+(?:-[\w.]+)+)",
@@ -17,7 +17,7 @@ _ADDRESS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Address:
     """A machine's address in its parts; `port` 0 stands for a machine inside a process."""
 

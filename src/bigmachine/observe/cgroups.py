@@ -12,8 +12,9 @@ Sources: cgroups(7), proc_pid_mountinfo(5), the kernel's admin-guide/cgroup-v1/m
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+from bigmachine.frozen import frozen
 
 #: Version 1 says "no limit" by the largest number of whole pages in a signed word; nobody has an exbibyte.
 _UNLIMITED = 1 << 60
@@ -22,7 +23,7 @@ _UNLIMITED = 1 << 60
 UNIFIED = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hierarchy:
     """Where the group of a process and those above it are seen: directories from the innermost outwards."""
 

@@ -19,8 +19,9 @@ import gc
 import itertools
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ _CO_OPTIMIZED: Final = 1
 _WITH_NBYTES: Final = ("torch", "pyarrow", "cupy", "jax", "jaxlib", "tensorflow", "pandas", "polars")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TypeCount:
     """The objects of one type: how many, and their bytes."""
 
@@ -49,7 +50,7 @@ class TypeCount:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Census:
     """The types by size, the largest first. `seconds` is what it took; `is_complete`: there was time for everything."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from bigmachine.frozen import frozen
 from bigmachine.observe.limits import memory_limit, usable_cpus
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemInfo:
     """Memory, in bytes: of the host, of the container around the process, and of the process.
 
@@ -33,7 +33,7 @@ class MemInfo:
         return max(0, min(self.available, self.limit - (self.limit_used or 0)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DiskInfo:
     """The file system that `path` is on, in bytes; `free` is what this user can still write."""
 
@@ -44,7 +44,7 @@ class DiskInfo:
     percent: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadInfo:
     """The host's load averages over 1, 5 and 15 minutes, and how many processors this process can use."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from bigmachine.frozen import frozen
 from bigmachine.observe import cgroups
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryLimit:
     """The tightest limit on memory: `limit` bytes for the group, of which `used` are in use (None: unknown)."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from bigmachine.frozen import frozen
 from bigmachine.observe.profile import Frame, Profile, Stack, service_of
 
 KINDS: Final = (("goroutine", "count"),)
@@ -20,7 +20,7 @@ _MADE_UP: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """A thread or a task, and where it stands: its outermost frame first.
 

@@ -15,8 +15,9 @@ import re
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+from bigmachine.frozen import frozen
 
 #: Histograms have four buckets for every power of two, so a quantile is right within a fifth.
 _STEPS: Final = 4
@@ -139,7 +140,7 @@ class Callback:
             return Reading("gauge", math.nan)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """A variable at one moment. `value` is the number, or a histogram's sum; `buckets` has (index in BOUNDS, count)."""
 

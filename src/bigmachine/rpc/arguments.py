@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from bigmachine.frozen import frozen
 from bigmachine.rpc.streamed import BYTES, PLAIN, StreamRef, stream_kind
 
 _STREAMS = (
@@ -28,7 +28,7 @@ _STREAMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Feed:
     """The source of a stream of arguments, under the id that its reference has.
 

@@ -14,10 +14,10 @@ import contextlib
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bigmachine.errors import InvalidCall, RemoteCause, RemoteError, RemoteTraceback
+from bigmachine.frozen import frozen
 from bigmachine.rpc.frames import Taken, build, take
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
@@ -65,7 +65,7 @@ def _to_bytes(value: bytes | bytearray) -> bytes:
     return value if type(value) is bytes else bytes(value)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Blob:
     """Stands for a large `bytes` or `bytearray` while it is pickled, and lets it leave out of band."""
 

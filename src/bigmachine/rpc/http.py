@@ -23,12 +23,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bigmachine.errors import AuthenticationError, InvalidCall, NetworkError
+from bigmachine.frozen import frozen
 from bigmachine.rpc import http_errors, http_json
 from bigmachine.rpc.http_stream import Streamed, is_cancelled_by_us, stream_of
 from bigmachine.rpc.services import NotYetOpen
@@ -63,7 +64,7 @@ class Invoker(Protocol):
     ) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A whole request. `path` is the target as it was sent; names of headers are in lower case."""
 
@@ -73,7 +74,7 @@ class Request:
     body: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Response:
     """A reply; whoever has it closes it. Neither length nor framing are in `headers`: they depend on the version."""
 

@@ -6,10 +6,10 @@ against strangers: nothing here may grow without end or stay for ever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bigmachine.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """The bounds of one connection."""
 

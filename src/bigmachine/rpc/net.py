@@ -12,10 +12,10 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from bigmachine.errors import AuthenticationError, NetworkError
+from bigmachine.frozen import frozen
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.losses import PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
@@ -34,7 +34,7 @@ _WATCHED = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_
 _UNREAD = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TlsDialer:
     """Reaches `server_id` at a host and port, and only it: its certificate has to name the id, session and role.
 
@@ -130,7 +130,7 @@ class TlsDialer:
         return {"sock": sock}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Shown:
     """A peer's certificate as its transport has decoded it after the handshake; `aiofastnet` takes a file for that."""
 

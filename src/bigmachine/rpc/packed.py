@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from bigmachine.frozen import frozen
 from bigmachine.rpc.codec import Codec
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Packed:
     """A pickle and its buffers."""
 

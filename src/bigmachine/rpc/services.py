@@ -12,10 +12,10 @@ import inspect
 import types
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bigmachine.errors import InvalidCall, NetworkError
+from bigmachine.frozen import frozen
 
 
 class Gate:
@@ -47,7 +47,7 @@ class Gate:
         return begin
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Method:
     """A callable method: `is_async` if calling it makes a coroutine for the event loop; `gate` bounds its service."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from bigmachine.frozen import frozen
 from bigmachine.rpc.names import shown
 
 BUCKETS = 40
@@ -90,7 +90,7 @@ class MethodStats:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MethodSnapshot:
     """The calls of one method until a moment: numbers, seconds, bytes (without those of streams), and the histogram.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from bigmachine.frozen import frozen
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.reactor import Reactor
@@ -41,7 +41,7 @@ def stream_kind(value: object) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamRef:
     """Stands in a call's arguments for a stream that follows."""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from bigmachine.agent import Onward
+from bigmachine.frozen import frozen
 
 #: So many hosts stand in one line.
 LINE: Final = 8
@@ -25,7 +25,7 @@ GATHER: Final = 1.0
 AGAIN: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """A host that other hosts can reach, and the interpreter that its image is for."""
 

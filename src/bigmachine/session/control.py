@@ -28,11 +28,11 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from bigmachine.machine import Machine
@@ -47,7 +47,7 @@ _PATIENCE: Final = 10.0
 _MOST: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verb:
     """Where a verb is to be found. `talks`: it reads what its client sends, until that ends."""
 

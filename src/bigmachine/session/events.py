@@ -8,10 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bigmachine.errors import Cause, DeathCertificate, InvalidCall, MachineStopped
+from bigmachine.frozen import frozen
 
 _log = logging.getLogger("bigmachine")
 
@@ -21,7 +21,7 @@ EventFunction = Callable[["Event"], object]
 EventTarget = str | os.PathLike[str] | EventFunction
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """Something that happened to a machine.
 

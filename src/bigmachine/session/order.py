@@ -7,11 +7,12 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import SupportsIndex
 
 from bigmachine.agent import LaunchSpec, Preload
 from bigmachine.errors import InvalidCall
+from bigmachine.frozen import frozen
 from bigmachine.image import Entry, Image, search_path
 from bigmachine.machine import Address
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec
@@ -20,7 +21,7 @@ from bigmachine.session import services as _services
 from bigmachine.trust import Identity
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """Machines of one kind: what they run, where, with which services. `added` is what was asked for of `environ`."""
 

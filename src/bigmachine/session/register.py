@@ -18,9 +18,11 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Final, cast
+
+from bigmachine.frozen import frozen
 
 KEPT: Final = 20
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -37,7 +39,7 @@ _TEXT: Final = ".json"
 _SOCKET: Final = ".sock"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """How a session ended. `why`: "finished", "error", "interrupted", "exit", or "gone" if nobody could say it.
 
@@ -49,7 +51,7 @@ class Ended:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """What is known of a session; times are seconds since the epoch.
 
@@ -81,7 +83,7 @@ class Record:
 
     def told(self) -> dict[str, Any]:
         """Give it as JSON has it."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        told: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         if self.ended is not None:
             told["ended"] = {"at": self.ended.at, "why": self.ended.why, "text": self.ended.text}
         return told
@@ -95,7 +97,8 @@ def read_told(told: object) -> Record:
     """
     if not isinstance(told, dict):
         raise ValueError("a record is an object")  # noqa: TRY004 (it is about what a file says)
-    known = {name: value for name, value in told.items() if name in Record.__slots__}
+    names = {each.name for each in fields(Record)}
+    known = {name: value for name, value in told.items() if name in names}
     try:
         if known.get("ended") is not None:
             known["ended"] = Ended(**known["ended"])
@@ -264,7 +267,7 @@ def drop_socket(folder: str, ident: str) -> None:
         os.unlink(os.path.join(folder, ident + _SOCKET))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """A session of the register, and in which folder it is."""
 

@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError, ImageError, NetworkError
+from bigmachine.frozen import frozen
 from bigmachine.image.interpreter import interpreter_flags
 from bigmachine.machine import Phase
 from bigmachine.session.broadcast import WORTHWHILE, Gathering, Peer, arrange
@@ -42,7 +43,7 @@ _PAUSE: Final = 0.3
 Note = Callable[[int, bool], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delivered:
     """An image on a host: its directory there, and what was packed."""
 

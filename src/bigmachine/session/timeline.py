@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from bigmachine.frozen import frozen
 
 #: The last phase of a start; its span has no length.
 UP = "running"
 DOWN = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """One phase of one machine's start.
 

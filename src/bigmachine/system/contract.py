@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, TypeAlias
 
 from bigmachine.errors import Cause, InvalidCall, ProvisionError
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:  # a local system's agent is started before its driver imports these
     from bigmachine.image.manifest import Platform
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # a local system's agent is started before its driver imports
     from bigmachine.trust import Identity, Role
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keepalive:
     """The clocks that decide whether a machine is alive; all in seconds.
 
@@ -62,7 +63,7 @@ class Guest(Protocol):
         """Let go of all it holds: the machine has ended. On the event loop."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Runtime:
     """What a host that does not have the program's files runs it with: an interpreter, by its path, and its kind.
 
@@ -75,7 +76,7 @@ class Runtime:
     ca_file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Launched:
     """A place for one machine: an agent, and how to reach it.
 
@@ -96,7 +97,7 @@ class Launched:
     dialer: MakeDialer | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ticket:
     """What a System needs to know of the session that its machines are for.
 

@@ -8,12 +8,13 @@ provider's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from bigmachine.frozen import frozen
 
 _LEAST = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Use:
     """The use of one host. `price`: dollars an hour, if known; `ended`: None while it runs.
 
@@ -38,7 +39,7 @@ class Use:
         return (self.price or 0.0) * max(_LEAST, self.seconds(now)) / 3600
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """What all hosts of a session cost: `per_hour` those that run, `total` all so far, in dollars; `str` is a table.
 

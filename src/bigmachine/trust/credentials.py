@@ -7,8 +7,9 @@ removes them, and whoever can read them is that client until the session ends.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path  # not at run time: it costs 2 ms in every machine, and only a driver comes here
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from bigmachine.trust.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """Where `write_credentials` put an identity; the arguments of `curl --cacert`, `--cert` and `--key`, all PEM."""
 

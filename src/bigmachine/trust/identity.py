@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +46,7 @@ class Role(enum.StrEnum):
         return self in (Role.AGENT, Role.MACHINE, Role.BOOTSTRAP)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """The proven name of somebody in a session.
 
@@ -87,7 +89,7 @@ class Peer:
         return f"{self.role.value} {self.id} of session {self.session}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """A peer's name with what proves it: its certificate, its private key, and the authority it believes in.
 

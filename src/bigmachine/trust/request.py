@@ -10,10 +10,11 @@ All functions are those of OpenSSL 1.1.1 and later, with the numbers of its head
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Self
 
 from bigmachine.errors import AuthenticationError
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from bigmachine.trust.identity import Peer
@@ -26,7 +27,7 @@ _ALTERNATIVE_NAMES: Final = 85  # NID_subject_alt_name
 _GET_CONTENT: Final = 3  # BIO_CTRL_INFO
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateRequest:
     """A private key and the request to certify it, both PEM."""
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from bigmachine.frozen import frozen
 
 #: The parameter of a URL that has the token.
 PARAMETER = "token"
@@ -30,7 +31,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Access:
     """Who may see the pages. `hosts`: names under which they are reached; `cookie`: the name of that cookie."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
+
+from bigmachine.frozen import frozen
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,7 +37,7 @@ SAFE: Final = {
 _PACKED: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What somebody asks for. `path` is below where the application is mounted; `base` is that place's path."""
 
@@ -60,7 +62,7 @@ class Request:
         return cls(scope["method"], base, path or "/", scope.get("query_string", b"").decode("latin-1"), headers)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What is said to it. `events`: a stream of server-sent events instead of a body."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 from urllib.parse import parse_qsl
+
+from bigmachine.frozen import frozen
 
 #: The profiles at Go's names, and what they are called here.
 PROFILES: Final[Mapping[str, str]] = {
@@ -33,7 +35,7 @@ PARAMETERS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """A profile that somebody wants, as `Session.profile` takes it; `format` is empty if it was not said."""
 

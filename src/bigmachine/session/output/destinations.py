@@ -11,9 +11,9 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from bigmachine.frozen import frozen
 from bigmachine.session.output.paint import Painter, fitted, plain, prefix
 from bigmachine.session.output.region import Region, room
 
@@ -23,7 +23,7 @@ _FRAME = 0.1
 _STATE = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutputLine:
     """A line that a machine wrote. `stream` is "stdout" or "stderr"; `text` is without the newline."""
 

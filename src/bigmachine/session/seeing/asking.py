@@ -11,11 +11,11 @@ import contextlib
 import queue
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bigmachine.errors import BigmachineError, InvalidCall, MachineStopped
+from bigmachine.frozen import frozen
 from bigmachine.machine import Machine, State
 from bigmachine.rpc import deadline
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer(Generic[T]):
     """What came of asking one machine: `value`, or `error`."""
 

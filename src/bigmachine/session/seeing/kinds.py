@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, cast
 
 from bigmachine.agent.pyspy import FASTEST
 from bigmachine.errors import InvalidCall
+from bigmachine.frozen import frozen
 
 #: Beyond the time that collecting takes by itself: for a machine to answer and its answer to travel.
 PATIENCE: Final = 10.0
 _LONGEST: Final = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind:
     """A kind of profile. `seconds`: how long it takes if nobody says; None: it is of one moment.
 

@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
+from bigmachine.frozen import frozen
 from bigmachine.machine import Machine, State
 from bigmachine.rpc import deadline
 from bigmachine.session.seeing.asking import ask_all, why_not
@@ -26,7 +27,7 @@ _BUSY: Final = 2.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Condition:
     """How one machine was: `told` by it; or nothing, and then `why`, if it runs."""
 

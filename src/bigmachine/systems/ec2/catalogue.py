@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.failures import Refused
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _log = logging.getLogger("bigmachine")
 _PATIENCE = 4.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InstanceType:
     """A type of instance; `memory` in bytes, `arch` as images have it."""
 
@@ -31,7 +32,7 @@ class InstanceType:
     markets: frozenset[str] = frozenset(("spot", "on-demand"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prices:
     """Dollars an hour: of spot instances by type and zone, of others by type. What is not in here is not known."""
 

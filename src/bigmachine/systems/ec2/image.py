@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.failures import Kind, Refused
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _PARAMETERS: Final = {
 _NAMES: Final = {"flatcar": ("075585003325", "Flatcar-stable-*-hvm*")}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ami:
     """An image: its id, the name of its root device, the GiB that this has at least, its architecture."""
 

@@ -11,10 +11,10 @@ import concurrent.futures
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import BigmachineError, Cause, ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.failures import Refused
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _PATIENCE: Final = 10.0
 _GONE: Final = frozenset(("shutting-down", "terminated", "stopping", "stopped"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """What the API says of an instance. `code` and `reason` say why it ends, if it does."""
 

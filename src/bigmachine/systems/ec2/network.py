@@ -7,10 +7,10 @@ import ipaddress
 import logging
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.failures import Refused
 from bigmachine.systems.ec2.tags import specifications
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("bigmachine")
 _WHO_AM_I: Final = "https://checkip.amazonaws.com"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """A security group of ours."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 
 FLAVORS = ("debian", "ubuntu", "amazon", "flatcar")
 #: Who an image lets log in.
@@ -21,7 +22,7 @@ _TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostFile:
     """A file that every host gets at its first start; `mode` as in chmod(1)."""
 
@@ -30,7 +31,7 @@ class HostFile:
     mode: str = "0644"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unit:
     """A unit of systemd that every host gets, and starts if `start`."""
 
@@ -62,7 +63,7 @@ def _written(kind: type[T], table: object, name: str) -> T:
         raise ProvisionError(f"ec2: {name} has {table!r}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """The options of an `EC2System`; see there.
 

@@ -7,14 +7,15 @@ last; then, unless only spot instances are wanted, on-demand ones, type by type 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.catalogue import InstanceType, Prices
 from bigmachine.systems.ec2.options import Options
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Where:
     """Where instances may be: a subnet, or a zone (its default subnet), or wherever there is room."""
 
@@ -25,7 +26,7 @@ class Where:
         return self.zone or self.subnet or "any zone"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """A type in a place, and its price in dollars an hour, if that is known."""
 
@@ -35,7 +36,7 @@ class Offer:
     vcpus: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rung:
     """What is asked for in one go, in a market ("spot" or "on-demand"): any of the offers."""
 
@@ -48,7 +49,7 @@ class Rung:
         return f"{self.market} {kinds} in {places}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What `n` machines would be, before anything is bought: the rungs in their order, and what is not asked for.
 
@@ -125,7 +126,7 @@ def _unwanted(market: str, kind: InstanceType, offer: Offer, cap: float | None) 
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tried:
     """What became of a rung: how many came of it, and why no more; `is_unclear`: more may have been bought."""
 

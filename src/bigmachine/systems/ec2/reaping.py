@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.ending import terminate
 from bigmachine.systems.ec2.failures import Refused
@@ -29,7 +29,7 @@ _ALIVE: Final = ("pending", "running", "stopping", "stopped")
 _MARKED: Final = [{"Name": f"tag:{MARK}", "Values": ["true"]}]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leftover:
     """Something of ours in an account. `expiry`: seconds since the epoch; `kind`: "instance", "template" or "group"."""
 

@@ -7,10 +7,10 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.disks import block_devices
 from bigmachine.systems.ec2.failures import Kind, Refused
 from bigmachine.systems.ec2.plan import Offer, Rung, Tried
@@ -26,7 +26,7 @@ _log = logging.getLogger("bigmachine")
 _PATIENCE = 15.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bought:
     """An instance that is being started: `private` is its address, if it is known already."""
 
@@ -38,7 +38,7 @@ class Bought:
     price: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What every instance of one request has: image, user data, tags, groups."""
 

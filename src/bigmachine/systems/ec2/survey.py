@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ec2 import catalogue, image
 from bigmachine.systems.ec2.catalogue import Prices
 from bigmachine.systems.ec2.failures import Refused
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bigmachine.systems.ec2.options import Options
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Survey:
     """What there is: types, image, prices, places; `vpc` is the network of the subnets ("": the default one)."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from bigmachine.frozen import frozen
 
 #: The tag that they all have.
 MARK = "bigmachine"
@@ -13,7 +14,7 @@ DRIVER, USER, PROGRAM, EXPIRY, DIGEST = (f"{MARK}:{key}" for key in ("driver", "
 _LENGTH = 250
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """Whose instances they are. `expiry`: seconds since the epoch; whatever is still there then has been forgotten."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from bigmachine.errors import ProvisionError
+from bigmachine.frozen import frozen
 
 _HOST = re.compile(
     r"""(?:(?P<user>[^@\s*]+)@)?
@@ -22,7 +22,7 @@ _HOST = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SshHost:
     """One host: what to give to the SSH client, and how many machines it takes. None: as configured elsewhere."""
 

@@ -14,13 +14,13 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.bare import BareHost, Raised, bring_up, check_runs
 from bigmachine.agent.bootstrap import Clocks
 from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script, stage0_input
 from bigmachine.errors import BigmachineError, ProvisionError
+from bigmachine.frozen import frozen
 from bigmachine.systems.ssh import client
 from bigmachine.systems.ssh.failures import translate
 from bigmachine.systems.ssh.log import HostLog
@@ -46,7 +46,7 @@ _LAST_LINES: Final = 20
 _END: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Way:
     """How the driver reaches the agent: the address that others use, too, and a Unix socket if that is none for it."""
 
