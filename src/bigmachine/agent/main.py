@@ -29,7 +29,9 @@ _SHARED: Final = (
     "bigmachine.agent.zygote",
     "bigmachine.agent.loop_channel",
     "bigmachine.agent.supervisor",
-    "bigmachine.trust.contexts",
+    "bigmachine.agent.launch",
+    "bigmachine.agent.records",
+    "bigmachine.rpc",
     "encodings.ascii",  # in which `aiofastnet` writes a peer's certificate
 )
 
