@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,6 +91,14 @@ def table(
     return lines
 
 
+def cut(line: str) -> str:
+    """Cut a line to the terminal; elsewhere it is as long as it is."""
+    if not sys.stdout.isatty():
+        return line
+    columns = shutil.get_terminal_size().columns
+    return line if len(line) <= columns else f"{line[: columns - 1]}…"
+
+
 def ago(seconds: float) -> str:
     """Say how long something took, or how long ago it was, in two parts."""
     whole = max(0, round(seconds))
@@ -111,6 +120,7 @@ __all__ = [
     "STATES",
     "ago",
     "clock",
+    "cut",
     "is_coloured",
     "painted",
     "plain",

@@ -88,9 +88,13 @@ async def variables(session: Session, request: Mapping[str, Any], channel: Chann
     await channel.accept(vars=plain(wanted))
 
 
-async def timeline(session: Session, _request: Mapping[str, Any], channel: Channel) -> None:
-    """Tell how machines came up."""
-    await channel.accept(spans=[{**asdict(span), "seconds": span.seconds} for span in session.timeline()])
+async def timeline(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
+    """Tell how machines came up, all or those that are named."""
+    names = argument(request, "machines", list, [])
+    spans = session.timeline()
+    _check_known(names, dict.fromkeys(span.machine for span in spans))
+    wanted = [span for span in spans if not names or span.machine in names]
+    await channel.accept(spans=[{**asdict(span), "seconds": span.seconds} for span in wanted])
 
 
 async def profile(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
@@ -159,15 +163,15 @@ async def _killed(machine: Machine) -> dict[str, object]:
 async def logs(session: Session, request: Mapping[str, Any], channel: Channel) -> None:
     """Tell the last lines that machines wrote, an object each; with `follow`, also those that come, until the end.
 
-    `last`: so many lines of those that came before; not said: all that are kept.
+    `last`: so many lines of those that came before; not said: all that are kept. `stream`: only that one.
     """
     names = argument(request, "machines", list, [])
     last = argument(request, "last", int, -1)
-    tail = Tail(names)
+    tail = Tail(names, argument(request, "stream", str, ""))
     pieces, leave = session._display.recall(tail.note)
     try:
-        _check_written(session, names, pieces)
-        lines = [line for piece in pieces if tail.wants(piece.machine) for line in lines_of(piece)]
+        _check_known(names, _written(session, pieces))
+        lines = [line for piece in pieces if tail.wants(piece.machine, piece.stream) for line in lines_of(piece)]
         await channel.accept()
         for line in lines[max(0, len(lines) - last) :] if last >= 0 else lines:
             await channel.send(line)
@@ -178,11 +182,14 @@ async def logs(session: Session, request: Mapping[str, Any], channel: Channel) -
         leave()
 
 
-def _check_written(session: Session, names: Iterable[object], pieces: Iterable[Piece]) -> None:
-    """Check that there are such machines, or were."""
+def _written(session: Session, pieces: Iterable[Piece]) -> dict[str, None]:
+    """Name the machines that there are, or were."""
     assert session._presence is not None
     known = dict.fromkeys(str(each["name"]) for each in session._presence.machines())
-    known |= dict.fromkeys(piece.machine for piece in pieces)
+    return known | dict.fromkeys(piece.machine for piece in pieces)
+
+
+def _check_known(names: Iterable[object], known: Mapping[str, None]) -> None:
     for name in names:
         if name not in known:
             raise Refusal("missing", f"no machine {name!r}: there is {', '.join(known) or 'none'}")

@@ -17,10 +17,14 @@ _WAITING: Final = 2**20
 
 
 class Tail:
-    """Takes what machines (`names`; all of them if it is empty) write, and gives it as lines. Made on the loop."""
+    """Takes what machines write, and gives it as lines. Made on the loop.
 
-    def __init__(self, names: Collection[str] = ()) -> None:
+    `names`: of these machines, and `stream`: to this stream; of all and to all if they are empty.
+    """
+
+    def __init__(self, names: Collection[str] = (), stream: str = "") -> None:
         self._names = frozenset(names)
+        self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._pieces: deque[Piece] = deque()
@@ -28,13 +32,13 @@ class Tail:
         self._dropped = 0
         self._has_come = asyncio.Event()
 
-    def wants(self, machine: str) -> bool:
-        """Whether what this machine writes is wanted."""
-        return not self._names or machine in self._names
+    def wants(self, machine: str, stream: str) -> bool:
+        """Whether what this machine writes there is wanted."""
+        return (not self._names or machine in self._names) and self._stream in ("", stream)
 
     def note(self, machine: str, stream: str, block: str) -> None:
         """Take whole lines; on the output's thread."""
-        if not self.wants(machine):
+        if not self.wants(machine, stream):
             return
         with self._lock:
             was_empty = not self._pieces
