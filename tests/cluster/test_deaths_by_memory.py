@@ -18,7 +18,7 @@ import pytest
 from bigmachine import Machine, MachineStopped, State
 from bigmachine.agent import control_groups
 from bigmachine.agent.oom import KernelLog, OomWatch, victim_in
-from bigmachine.observe import cgroups
+from bigmachine.observe import cgroups, pprof
 from tests.cluster.death_services import Filler, Mortal
 from tests.cluster.processes import LIMIT, Cluster, cluster_in, wait_for
 from tests.cluster.programs import IMPORTABLE, RunProgram, WriteProgram
@@ -192,6 +192,11 @@ def test_a_machine_is_told_of_and_looked_into_before_it_is_killed(
     assert name == "bytearray"
     assert int(count) > 50
     assert int(size) > 50 * MIB
+    profile = pprof.decode(files["heap.pb.gz"].read_bytes())
+    (found,) = [item for item in profile.samples.items() if item[0][0][-1].function == "bytearray"]
+    assert found[0][1] == (("machine", machine.name),)
+    assert found[1][1] == int(size)
+    assert f"of {machine.name}, when its memory ran short" in profile.comments
     variables = json.loads(files["vars.json"].read_text())
     assert variables["memory"]["limit"] == 160 * MIB
     assert variables["memory"]["used"] >= 0.9 * 160 * MIB
@@ -255,4 +260,8 @@ def test_a_whole_program_in_a_small_group_outlives_its_machine(
     outcome = run_program(write("fill.py", inside + PROGRAM), environ=environ)
     assert outcome.out.startswith("oom the kernel killed it because its control group had used up its limit of 160 MiB")
     assert "is short of memory" in outcome.err
-    assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "dumps").iterdir()) == ["heap.txt", "vars.json"]
+    assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "dumps").iterdir()) == [
+        "heap.pb.gz",
+        "heap.txt",
+        "vars.json",
+    ]

@@ -36,7 +36,7 @@ def test_it_shows_the_warning_the_files_and_the_certificate(run_program: RunProg
         pytest.skip("no control group here can limit memory")
     assert re.search(r"machine m1 is short of memory: 9\d % of ", outcome.err)
     files = saved_in(outcome.err)
-    assert set(files) == {"heap.txt", "vars.json"}
+    assert set(files) == {"heap.pb.gz", "heap.txt", "vars.json"}
     assert files["heap.txt"].read_text().splitlines()[2].split()[2] == "bytearray"
     cause, _, text = outcome.out.partition("\n")
     if how == "group":

@@ -6,6 +6,7 @@ too slow is looked at from outside. Whatever there is goes to the driver at once
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,8 @@ async def dump(machine: Hosted, shortage: Shortage, reaper: Reaper, feed: Feed) 
     files = {}
     if answer is not None:
         files["heap.txt"] = answer.text("heap").encode()
+        with contextlib.suppress(ValueError):
+            files["heap.pb.gz"] = base64.b64decode(answer.text("profile"))
     else:
         with contextlib.suppress(MachineStopped):
             files["stacks.txt"] = (await pyspy.dump_hung(reaper, machine.pid)).encode()

@@ -61,8 +61,10 @@ def trace_if_asked() -> None:
     tracemalloc.start(int(asked))
 
 
-def of_tracemalloc() -> Profile:
+def of_tracemalloc(most_files: int = 1000) -> Profile:
     """Make a profile of what tracemalloc has noted and what is still there.
+
+    Functions are named in `most_files` files, those in which most was allocated; each takes memory to be read.
 
     Raises:
         ValueError: if it does not run.
@@ -72,7 +74,7 @@ def of_tracemalloc() -> Profile:
     profile = Profile(KINDS, began=time.time_ns(), period=1)
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
     statistics = snapshot.statistics("traceback")  # the largest first
-    named = _named(frame.filename for statistic in statistics for frame in statistic.traceback)
+    named = _named((frame.filename for statistic in statistics for frame in statistic.traceback), most_files)
     for statistic in statistics:
         stack = tuple(_frame(frame.filename, frame.lineno, named) for frame in statistic.traceback)
         profile.add(stack, (statistic.count, statistic.size))
@@ -80,7 +82,7 @@ def of_tracemalloc() -> Profile:
     return profile
 
 
-def _named(files: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def _named(files: Iterable[str], most: int) -> dict[str, tuple[str, ...]]:
     """Read the names of functions in `files`, in their order, for as long as there is time.
 
     tracemalloc knows files and lines only. While it runs, a parser, which allocates much, is slow, too.
@@ -89,7 +91,7 @@ def _named(files: Iterable[str]) -> dict[str, tuple[str, ...]]:
     named: dict[str, tuple[str, ...]] = {}
     for file in files:
         if file not in named:
-            if time.monotonic() > end:
+            if time.monotonic() > end or len(named) >= most:
                 break
             named[file] = functions_of(file)
     return named

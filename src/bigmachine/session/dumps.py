@@ -7,12 +7,14 @@ import os
 import stat
 import tempfile
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from bigmachine.agent import Dumped, MemoryShort
 
 _log = logging.getLogger("bigmachine")
+#: How the names of files end that have a profile in them.
+PROFILE: Final = ".pb.gz"
 
 
 def warn(machine: str, event: MemoryShort) -> None:
@@ -35,6 +37,19 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.0f} MiB"
 
 
+def _named(data: bytes, machine: str, at: float) -> bytes:
+    """Say in a profile whose it is and why it was taken, so that those of several machines can be merged."""
+    from bigmachine.observe import pprof
+
+    try:
+        profile = pprof.decode(data).labelled(machine=machine)
+    except ValueError:
+        return data  # whatever it is, it may be of use to somebody
+    profile.comments.append(f"of {machine}, when its memory ran short")
+    profile.began = profile.began or round(at * 1e9)
+    return pprof.encode(profile)
+
+
 class Dumps:
     """Writes the files of one session to `directory`, or, if that is empty, to one below that for temporary files.
 
@@ -51,7 +66,8 @@ class Dumps:
         paths = []
         try:
             directory = self._made()
-            for name, data in event.files:
+            for name, sent in event.files:
+                data = _named(sent, machine, event.at) if name.endswith(PROFILE) else sent
                 path = os.path.join(directory, f"{machine}-{when}-{event.seq}-{name}")
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(data)
