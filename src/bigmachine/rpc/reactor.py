@@ -20,7 +20,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from bigmachine.errors import InvalidCall
-from bigmachine.rpc.buffers import Recycler
+from bigmachine.rpc.buffers import Recycler, allocate
 
 _log = logging.getLogger("bigmachine.rpc")
 _R = TypeVar("_R")
@@ -65,7 +65,7 @@ class Reactor:
         self.connections: set[Carried] = set()
         self._sleepers: deque[Sleeper] = deque()
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        self.scratch = memoryview(bytearray(_SCRATCH_SIZE))
+        _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
