@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
+from bigmachine.rpc.pages import give_back_zeros
 
 _log = logging.getLogger("bigmachine.rpc")
 _R = TypeVar("_R")
@@ -45,7 +46,9 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    give_back_zeros(loop)
+    return loop
 
 
 class Sleeper(Protocol):
