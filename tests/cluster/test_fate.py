@@ -13,6 +13,7 @@ import pytest
 import bigmachine
 from bigmachine import Launched, Machine
 from bigmachine.errors import Cause, MachineStopped
+from bigmachine.machine import Phase
 from bigmachine.system import Keepalive
 from bigmachine.systems.local import LocalSystem
 
@@ -84,3 +85,28 @@ def test_a_silent_agent_is_asked_about_long_before_it_is_given_up(knowing: tuple
         assert time.monotonic() - began < PATIENCE / 2
     finally:
         os.kill(agent, signal.SIGCONT)
+
+
+class Slow:
+    """A service that is installed late."""
+
+    def init(self, session: object) -> None:
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"), [((Cause.PREEMPTED, "it was taken"), "preempted"), (None, "agent_lost")], ids=["told", "not"]
+)
+def test_a_host_that_is_lost_while_its_machine_starts_is_no_failure_of_the_program(
+    told: tuple[Cause, str] | None, cause: str
+) -> None:
+    system = Knowing(told)
+    with bigmachine.start(system) as session:
+        (machine,) = session.start(services=[Slow()])
+        end = time.monotonic() + PATIENCE
+        while machine.phase is not Phase.INITIALISING:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (agent,) = [child.pid for child in psutil.Process().children() if "agent" in " ".join(child.cmdline())]
+        os.kill(agent, signal.SIGKILL)
+        assert cause_of(machine, PATIENCE)[0] == cause

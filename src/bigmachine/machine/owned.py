@@ -25,6 +25,7 @@ from bigmachine.errors import (
     DeadlineExceeded,
     DeathCertificate,
     MachineStopped,
+    NetworkError,
     is_remote,
 )
 from bigmachine.machine.handle import Machine
@@ -42,6 +43,8 @@ _GRACE = 5.0
 _STARTING_NOTE = 30.0
 #: A provider may take so long to say what became of a host.
 _FATE = 10.0
+#: So often it is asked for while the program is on its way there.
+_LOOK_OUT = 3.0
 #: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
 _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
@@ -140,7 +143,10 @@ class Owner:
             await self._install()
             await self._compare()
         except MachineStopped as exc:
-            self._end(exc)
+            if exc.certificate.cause == Cause.AGENT_LOST or isinstance(exc.__cause__, NetworkError):
+                self._lost(exc)
+            else:
+                self._end(exc)
         else:
             if self.machine.enter(State.RUNNING):
                 self._program.release()
@@ -166,6 +172,21 @@ class Owner:
 
     async def _launch(self) -> None:
         self._reach(Phase.REACHING)
+        looking = self._program.reactor.spawn(self._look_out(), f"host of {self.machine.name}")
+        try:
+            await self._bring_and_launch()
+        finally:
+            looking.cancel()
+        self._reach(Phase.EXECUTING)
+        self.machine.launched()
+
+    async def _look_out(self) -> None:
+        """Ask the provider for the host while the program travels: keepalives begin only after that."""
+        while self._fate is not None:
+            await asyncio.sleep(_LOOK_OUT)
+            self._inquire()
+
+    async def _bring_and_launch(self) -> None:
         try:
             if self._settle is not None:
                 self._spec = await self._settle(self._spec, self._reach)
@@ -178,8 +199,6 @@ class Owner:
             raise self._boot_failed("its agent could not launch it", exc) from exc
         finally:
             self._has_launched.set()
-        self._reach(Phase.EXECUTING)
-        self.machine.launched()
 
     async def _install(self) -> None:
         """Bring the services to the program; all of them again, if another process takes its place meanwhile.
@@ -241,6 +260,8 @@ class Owner:
             raise MachineStopped(self._certificate(Cause.BOOT_FAILED, text))
 
     def _boot_failed(self, what: str, exc: BaseException) -> MachineStopped:
+        if isinstance(exc, MachineStopped) and exc.certificate.cause == Cause.AGENT_LOST:
+            return exc
         return MachineStopped(self._certificate(Cause.BOOT_FAILED, f"{what}: {type(exc).__name__}: {exc}"))
 
     async def _init_failed(self, name: str, exc: BaseException) -> MachineStopped:
@@ -341,18 +362,23 @@ class Owner:
 
     def died(self, error: MachineStopped) -> None:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)
-        if certificate.cause == Cause.AGENT_LOST and self.machine.preempted_at is not None:
-            certificate = dataclasses.replace(
-                certificate, cause=Cause.PREEMPTED, detail="its provider had given notice"
-            )
         named = MachineStopped(certificate)
         named.__cause__ = error.__cause__
         if self._init_error is not None and certificate.cause == Cause.INIT_FAILED:
             named.__cause__ = self._init_error  # the exception itself, where the agent may only have its text
-        if certificate.cause == Cause.AGENT_LOST and self._fate is not None:
-            self._inquire(named)
+        if certificate.cause == Cause.AGENT_LOST:
+            self._lost(named)
         else:
             self._end(named)
+
+    def _lost(self, error: MachineStopped) -> None:
+        """End the machine because its host cannot be reached; by the true cause, if its provider has told or tells."""
+        if self.machine.preempted_at is not None:
+            self._end(MachineStopped(self._certificate(Cause.PREEMPTED, "its provider had given notice")))
+        elif self._fate is not None:
+            self._inquire(error)
+        else:
+            self._end(error)
 
     async def verdict(self, cause: BigmachineError) -> BaseException:
         """Say what a lost connection to the program means: the agent knows whether the program lives."""

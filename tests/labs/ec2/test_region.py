@@ -60,6 +60,15 @@ def test_machines_come_up_in_time_and_every_end_is_known_at_once(region: Region)
     region.until(lambda: not region.running(), 30)
 
 
+def test_a_host_that_goes_while_its_machine_starts_was_taken(region: Region) -> None:
+    driver = region.start(PROGRAMS / "lost.py")
+    region.script("unplug", driver.expect("SHIPPING", 90))
+    ends = [driver.expect("STOPPED").split() for _ in range(2)]
+    assert [cause for cause, _ in ends] == ["preempted", "signal"]
+    assert float(ends[1][1]) < 20
+    driver.wait()
+
+
 def test_no_instance_outlives_a_driver_that_is_killed(region: Region) -> None:
     driver = region.start(PROGRAMS / "bereft.py")
     pid = int(driver.expect("RUNNING", 90))

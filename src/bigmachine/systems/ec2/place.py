@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.bare import BareHost, Raised, bring_up, tcp
 from bigmachine.agent.bootstrap import Clocks
-from bigmachine.errors import BigmachineError, ProvisionError
+from bigmachine.errors import BigmachineError, NetworkError, ProvisionError
 from bigmachine.system import Launched, Runtime
 from bigmachine.systems.ec2.failures import Refused
 from bigmachine.trust import Role
@@ -122,11 +122,20 @@ class Raiser:
             place.step("agent")
             self._ticket.adopt(place.launched(self._port, vcpus))
         except BigmachineError as error:
-            console = self.console(place.id)
-            error.add_note(f"(instance {place.id}, {place.bought.market} {place.bought.type})")
-            if console:
-                error.add_note("the end of its console:\n" + "\n".join(f"    {line}" for line in console))
-            raise
+            told = self._why(place, error)
+            told.add_note(f"(instance {place.id}, {place.bought.market} {place.bought.type})")
+            if lines := self.console(place.id):
+                told.add_note("the end of its console:\n" + "\n".join(f"    {line}" for line in lines))
+            if told is error:
+                raise
+            raise told from error
+
+    def _why(self, place: Place, error: BigmachineError) -> BigmachineError:
+        """Give the error; or another one, if what failed did so because the instance was ending."""
+        if not isinstance(error, NetworkError):
+            return error
+        facts = self._monitor.facts(place.id)
+        return error if facts is None or not facts.is_gone else _ended(facts)
 
     def _reach(self, place: Place) -> str:
         """Wait until stage 0 can be dialled; gives the address.
@@ -144,8 +153,7 @@ class Raiser:
                 if facts is not None:
                     place.facts = facts
                     if facts.is_gone:
-                        text = f"ec2: instance {place.id} ended while it was started: {facts.fate[1]}"
-                        raise ProvisionError(text, temporary=True)
+                        raise _ended(facts)
                     if facts.state == "running":
                         racers.add(facts.addresses)
                 found = racers.wait(_LOOK)
@@ -169,6 +177,10 @@ class Raiser:
             return console(self._api, instance_id)[-_LINES:]
         except (BigmachineError, Refused):
             return []
+
+
+def _ended(facts: Facts) -> ProvisionError:
+    return ProvisionError(f"ec2: instance {facts.id} ended while it was started: {facts.fate[1]}", temporary=True)
 
 
 def console(api: Api, instance_id: str) -> list[str]:
