@@ -28,8 +28,6 @@ def give_back_zeros(thing: object) -> int:
     begin = -(-id(thing) // page) * page
     end = (id(thing) + type(thing).__basicsize__) // page * page
     forget = ctypes.pythonapi.madvise  # the C library as it is there: opening it anew takes as long as all else
-        ctypes.pythonapi.madvise
-    )  # of the C library, which is already there: opening it anew takes as long as all else
     forget.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     given = 0
     run = begin
