@@ -238,6 +238,10 @@ async def _close(places: Sequence[Place], patience: float) -> None:
 
 
 def _load() -> None:
+    # The session's authority is made meanwhile. Were both to import parts of `cryptography`, which import each other,
+    # from two ends, the interpreter would see a deadlock and have one of them fail; so both begin at this module.
+    import bigmachine.trust.certificates  # noqa: F401 (see above)
+
     with contextlib.suppress(ImportError):
         import asyncssh  # noqa: F401 (it is used later)
 
