@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bigmachine.cli.choosing import user, why_ended
 from bigmachine.cli.client import OK, Failure, ask
-from bigmachine.cli.printing import STATES, ago, clock, cut, painted, say, say_json, table
+from bigmachine.cli.printing import STATES, ago, clock, cut, painted, plain, say, say_json, table
 from bigmachine.session.register import Entry, Record, read_told, sessions
 
 #: For a driver that is busy or stopped; then its record is shown as it wrote it last.
@@ -106,7 +106,7 @@ def _asked(entry: Entry) -> Listed:
 
 def _show(each: Listed, now: float, most: int | None) -> None:
     record = each.record
-    say(f"{painted(record.id, 'bold')}  {headline(each, now)}")
+    say(f"{painted(record.id, 'bold')}  {plain(headline(each, now))}")
     machines = record.machines
     if record.ended is not None and record.ended.why != "gone":
         machines = [machine for machine in machines if machine.get("cause") not in _WANTED]

@@ -175,9 +175,11 @@ async def logs(session: Session, request: Mapping[str, Any], channel: Channel) -
         await channel.accept()
         for line in lines[max(0, len(lines) - last) :] if last >= 0 else lines:
             await channel.send(line)
-        while argument(request, "follow", bool, False):
-            for line in await tail.next():
-                await channel.send(line)
+        if argument(request, "follow", bool, False):
+            channel.when_ending = tail.finish
+            while lines := await tail.next():
+                for line in lines:
+                    await channel.send(line)
     finally:
         leave()
 

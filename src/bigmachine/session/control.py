@@ -88,6 +88,9 @@ class Channel:
         self._writer = writer
         #: Whether the client has been answered.
         self.is_accepted = False
+        #: Called when the session is about to end: whoever wants to tell the last of something ends by itself then,
+        #: and soon; without it, a verb is cancelled.
+        self.when_ending: Callable[[], object] | None = None
 
     async def accept(self, **told: object) -> None:
         """Say that the request is met, and what is known by now; once, and before anything else is written."""
@@ -182,7 +185,7 @@ class Control:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Channel | None] = {}
 
     def take(self, connection: socket.socket) -> None:
         """Take a connection, and answer it."""
@@ -190,19 +193,26 @@ class Control:
             connection.close()
             return
         task: asyncio.Task[None] = self._session._reactor.spawn(self._serve(connection), "answering a command")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda ended: self._tasks.pop(ended, None))
 
     async def close(self, patience: float) -> None:
-        """Let those end who follow what is written, for so many seconds, and send them and all others away."""
+        """Send all away; those who follow what is written get the last of it, in so many seconds."""
         if not self._tasks:
             return
         await aside(self._session.shown, patience)
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task, channel in list(self._tasks.items()):
+            if channel is not None and channel.when_ending is not None:
+                channel.when_ending()
+            else:
+                task.cancel()
+        left = set(self._tasks)
+        if left:
+            _, left = await asyncio.wait(left, timeout=patience)
+        for task in left:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=patience)
+        if left:
+            await asyncio.wait(left, timeout=patience)
 
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -216,6 +226,8 @@ class Control:
             connection.close()
             return
         channel = Channel(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        if (task := asyncio.current_task()) in self._tasks:
+            self._tasks[task] = channel
         try:
             await self._answer(channel, is_ours=is_ours)
         except OSError:

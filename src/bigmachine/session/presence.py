@@ -36,6 +36,8 @@ _STOPPED: Final = 200
 #: For what has been written last to reach those who follow it, and for them to be told of the end.
 _FAREWELL: Final = 1.0
 _WAITING: Final = 16
+#: Characters of the reason why a machine has stopped.
+_LONGEST: Final = 500
 #: Files in the register, beyond which it is tidied at a session's beginning, too: drivers that crash do it at no end.
 _CROWDED: Final = 100
 
@@ -74,7 +76,7 @@ class Presence:
                 listener.close()
                 register.drop_socket(folder, record.id)
                 raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the session can begin; `sys.argv` may be anything)
             _log.debug("this session is not to be found by `bigmachine` on the command line: %s", error)
             return None
         return cls(session, folder, record, listener)
@@ -213,11 +215,11 @@ def told_of(machine: Machine) -> dict[str, object]:
         told["phase"] = machine.phase.value
     error = machine.error
     if machine.state is State.STOPPED and error is not None:
-        told["text"] = str(error).partition("\n")[0]
+        told["text"] = str(error).partition("\n")[0][:_LONGEST]
         if isinstance(error, MachineStopped):
             told["cause"] = str(error.certificate.cause)
             told["stopped"] = error.certificate.stopped
-            told["text"] = error.certificate.describe()
+            told["text"] = error.certificate.describe()[:_LONGEST]
     return told
 
 

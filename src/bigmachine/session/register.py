@@ -1,7 +1,9 @@
 """The register of a user's sessions: a file for each, and the socket of each that runs, in a folder of the user's own.
 
-    $XDG_RUNTIME_DIR/bigmachine/ID.json   what is known of a session; without that folder, sessions/ in the cache
+    $XDG_RUNTIME_DIR/bigmachine/ID.json   what is known of a session
                                 ID.sock   where its driver listens (`session.control`), while it runs
+
+Without $XDG_RUNTIME_DIR the folder is ~/.cache/bigmachine/sessions; and where that cannot be, one in /tmp.
 
 A driver writes its own file, by renaming a new one into its place. When a session ends it says so in its file. One that
 cannot say so, because its process was killed, is known by that process: there is none with this number that was started
@@ -171,11 +173,13 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
 def folders() -> Iterator[str]:
     """Give the folders where the register may be, the best one first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime):
+    if os.path.isabs(runtime) and os.path.isdir(runtime):
         yield os.path.join(runtime, "bigmachine")
     given = os.environ.get("XDG_CACHE_HOME", "")
     kept = given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache")
     yield os.path.join(kept, "bigmachine", "sessions")
+    # A home that cannot be written, or is another's (sudo). Whoever makes this folder first must not be believed.
+    yield os.path.join(os.environ.get("TMPDIR") or "/tmp", f"bigmachine-{os.geteuid()}")  # noqa: S108
 
 
 def made_folder() -> str:
@@ -196,13 +200,12 @@ def made_folder() -> str:
 
 
 def _make(path: str) -> None:
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        if path.startswith(os.environ.get("XDG_RUNTIME_DIR") or "\0"):
-            raise  # who made that folder is to make it
+    if not os.path.lexists(path):
+        above = os.path.dirname(path)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if os.stat(above).st_uid not in (0, os.geteuid()):
+            raise PermissionError(f"{above} is another user's, who could not use what this one makes there")
         os.makedirs(path, 0o700, exist_ok=True)
     if not _is_ours(path):
         raise PermissionError(f"{path} is not this user's alone")

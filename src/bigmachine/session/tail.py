@@ -31,6 +31,7 @@ class Tail:
         self._size = 0
         self._dropped = 0
         self._has_come = asyncio.Event()
+        self._is_over = False
 
     def wants(self, machine: str, stream: str) -> bool:
         """Whether what this machine writes there is wanted."""
@@ -52,10 +53,19 @@ class Tail:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._has_come.set)
 
+    def finish(self) -> None:
+        """Say that nothing more will come; on the loop."""
+        self._is_over = True
+        self._has_come.set()
+
     async def next(self) -> list[dict[str, object]]:
-        """Wait for lines. `{"dropped": n}` among them: so many before were lost, as they were not taken in time."""
+        """Wait for lines; none: nothing more will come.
+
+        `{"dropped": n}` among them: so many before were lost, as they were not taken in time.
+        """
         await self._has_come.wait()
-        self._has_come.clear()
+        if not self._is_over:
+            self._has_come.clear()
         with self._lock:
             pieces, self._pieces = self._pieces, deque()
             dropped, self._dropped, self._size = self._dropped, 0, 0
