@@ -33,7 +33,7 @@ _MAX_LEAF_S = 100 * 365 * DAY  # a certificate cannot say a year beyond 9999, no
 class Authority:
     """Issues the identities of one session.
 
-    Issuing takes about 0.1 ms and is safe from any thread; the first authority of a process takes 25 ms more, for
+    Issuing takes about 0.1 ms and is safe from any thread; the first authority of a process takes 12 ms more, for
     loading `cryptography`. `clock` gives seconds since the epoch.
 
     Raises:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bigmachine.errors import AuthenticationError
@@ -27,6 +26,7 @@ from bigmachine.trust import (
     Role,
     check_peer,
     client_context,
+    der,
     peer_of,
     server_context,
 )
@@ -127,7 +127,7 @@ def test_a_machine_cannot_issue_identities_by_itself() -> None:
     rogue = Authority(SESSION)
     key = load_pem_private_key(MACHINE.key, None)
     rogue._issuer._key = key  # type: ignore[assignment]  # any key, while ours is an elliptic one
-    rogue._issuer._name = x509.Name([])  # the machine's own subject
+    rogue._issuer._name = der.sequence()  # the machine's own subject
     forged = rogue.issue(Role.DRIVER, "driver")
     chain = dataclasses.replace(
         forged, certificate=forged.certificate + MACHINE.certificate, authority=AUTHORITY.certificate
