@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,9 @@ import pytest
 import bigmachine
 from bigmachine import Session
 from bigmachine.observe import pprof
+from bigmachine.web import ASGIApp, debug_app
+from bigmachine.web.asgi import Receive, Scope, Send
+from bigmachine.web.serving import Connection
 
 
 class Work:
@@ -51,6 +57,46 @@ def page(session: Session, path: str, limit: float = 60.0) -> tuple[int, bytes]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
+
+
+def go_pprof(url: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+    cache = os.environ.get("GOCACHE") or str(Path.home() / ".cache" / "go-build")
+    environ = {**os.environ, "HOME": str(scratch), "GOCACHE": cache, "GOTOOLCHAIN": "local", "GOPROXY": "off"}
+    return subprocess.run(
+        ["go", "tool", "pprof", "-top", "-seconds", "1", url],
+        env=environ,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """Serve an application of the program's own, in a thread; give its address."""
+    ready = Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]]()
+
+    async def serve() -> None:
+        over = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with closing(writer):
+                await Connection(app, reader, writer).serve()
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            ready.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), over))
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    port, loop, over = ready.result(10)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(10)
 
 
 def test_status_tells_of_each_machine_as_gos_page_does(session: Session) -> None:
@@ -92,22 +138,32 @@ def test_other_profiles_are_there_in_all_formats(session: Session, kind: str) ->
 def test_go_tool_pprof_reads_them_over_http(session: Session, tmp_path: Path, kind: str) -> None:
     call = session.machines()[0].submit(Work.spin)
     base, _, token = session.serve_debug(port=0).partition("?")
-    cache = os.environ.get("GOCACHE") or str(Path.home() / ".cache" / "go-build")
-    environ = {**os.environ, "HOME": str(tmp_path), "GOCACHE": cache, "GOTOOLCHAIN": "local", "GOPROXY": "off"}
     try:
-        found = subprocess.run(
-            ["go", "tool", "pprof", "-top", "-seconds", "1", f"{base}pprof/{kind}?{token}"],
-            env=environ,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        found = go_pprof(f"{base}pprof/{kind}?{token}", tmp_path)
     finally:
         call.cancel()
     assert found.returncode == 0, found.stderr
     assert ("Work.add_up" if kind == "profile" else "Type: inuse_space") in found.stdout + found.stderr
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go here, whose pprof this is for")
+def test_go_tool_pprof_reads_them_under_a_prefix(session: Session, tmp_path: Path) -> None:
+    pages = debug_app(session)
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/ops/here/"):
+            await pages({**scope, "root_path": "/ops/here"}, receive, send)
+        else:
+            raise AssertionError(scope)
+
+    call = session.machines()[0].submit(Work.spin)
+    try:
+        with served(mounted) as base:
+            found = go_pprof(f"{base}/ops/here/debug/bigmachine/pprof/profile", tmp_path)
+    finally:
+        call.cancel()
+    assert found.returncode == 0, found.stderr
+    assert "Work.add_up" in found.stdout
 
 
 def test_two_profiles_at_once_are_both_answered(session: Session) -> None:
@@ -139,8 +195,12 @@ def test_of_machines_that_stand_still_or_are_gone_the_rest_comes_in_bounded_time
             assert machines[1].address in body.decode()
             status, body = page(session, "pprof/goroutine?debug=1")
             assert (status, "m2:" in body.decode()) == (200, True)
+            status, body = page(session, "pprof/heap")
+            [missing] = [each for each in pprof.decode(body).comments if each.startswith("missing: ")]
+            assert (status, missing.startswith("missing: m1: ")) == (200, True)
         finally:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its agent may have given it up by now
+                os.kill(pid, signal.SIGKILL)
         machines[0].wait(bigmachine.State.STOPPED, 20)
         assert page(session, "pprof/heap?machine=m1")[0] == 404
         machines[1].shutdown()

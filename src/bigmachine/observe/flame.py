@@ -7,6 +7,7 @@ every box has a title, which browsers show when the pointer is on it.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +18,9 @@ from bigmachine.observe.profile import Frame, Profile, Stack
 _UNITS: Final = {"nanoseconds": "nanoseconds", "bytes": "bytes"}
 _WIDTH: Final = 1200
 _ROW: Final = 18
-_TOP: Final = 34
+#: The title and the comments are lines above it, so high and so many letters long.
+_NOTE: Final = 16
+_LINE: Final = 160
 #: Boxes narrower than this many pixels are not drawn.
 _NARROW: Final = 0.4
 #: So many pixels a letter takes.
@@ -90,26 +93,29 @@ def svg(profile: Profile, title: str, at: int = -1) -> bytes:
         marks = tuple(Frame(f"{key} {value}") for key, value in labels if key in ("machine", "thread"))
         root.add((*marks, *stack), values[at])
     unit = profile.kinds[at][1]
-    boxes = list(_boxes(root, root.value, unit)) if root.value else []
+    notes = [line for note in (title, *profile.comments) for line in textwrap.wrap(note, _LINE)]
+    top = 20 + len(notes) * _NOTE
+    boxes = list(_boxes(root, root.value, unit, top)) if root.value else []
     depth = max((row for row, _ in boxes), default=0) + 1
-    height = _TOP + depth * _ROW + 8
-    notes = "; ".join([title, *profile.comments])
+    height = top + depth * _ROW + 8
+    said = "; ".join([title, *profile.comments])
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
-        f'font-family="monospace" font-size="12" role="img"><title>{escape(notes)}</title>'
-        f'<rect width="100%" height="100%" fill="#fdfdfd"/><text x="6" y="20">{escape(notes)}</text>'
+        f'font-family="monospace" font-size="12" role="img"><title>{escape(said)}</title>'
+        '<rect width="100%" height="100%" fill="#fdfdfd"/>'
     )
+    head += "".join(f'<text x="6" y="{20 + at * _NOTE}">{escape(note)}</text>' for at, note in enumerate(notes))
     return (head + "".join(text for _, text in boxes) + "</svg>\n").encode("utf-8", "replace")
 
 
-def _boxes(root: _Box, total: int, unit: str) -> Iterator[tuple[int, str]]:
+def _boxes(root: _Box, total: int, unit: str, top: int) -> Iterator[tuple[int, str]]:
     waiting = list(_placed(root, 0, 0.0, total))
     while waiting:
         row, left, frame, box = waiting.pop()
         width = box.value * _WIDTH / total
         if width < _NARROW:
             continue
-        yield row, _drawn(row, left, width, frame, box.value, total, unit)
+        yield row, _drawn(top + row * _ROW, left, width, frame, box.value, total, unit)
         waiting.extend(_placed(box, row + 1, left, total))
 
 
@@ -119,8 +125,7 @@ def _placed(parent: _Box, row: int, left: float, total: int) -> Iterator[tuple[i
         left += box.value * _WIDTH / total
 
 
-def _drawn(row: int, left: float, width: float, frame: Frame, value: int, total: int, unit: str) -> str:
-    y = _TOP + row * _ROW
+def _drawn(y: int, left: float, width: float, frame: Frame, value: int, total: int, unit: str) -> str:
     said = f"{frame}: {_amount(value, unit)}, {100 * value / total:.1f} %"
     room = int((width - 6) / _LETTER)
     name = frame.function if len(frame.function) <= room else f"{frame.function[: room - 1]}…" if room > 3 else ""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import BigmachineError
 from bigmachine.machine import State
-from bigmachine.session.seeing.rows import rounded
+from bigmachine.session.seeing.costs import shares
+from bigmachine.session.seeing.rows import Row, rounded
 from bigmachine.session.seeing.status import title
 from bigmachine.session.seeing.watching import CALLS, LINES, Calls, Line, Table
 from bigmachine.web.changes import Names, Rows, event
@@ -200,6 +201,7 @@ class Look:
     def take(self) -> bytes:
         """Look, and say what changed."""
         rows = self._table.rows()
+        cost = self._priced(rows)
         self._calls.follow(machine for machine in self._table.machines() if machine.state is not State.STOPPED)
         calls: list[list[object]] = [
             [
@@ -224,7 +226,7 @@ class Look:
                 "lines": lines,
                 "missed": missed or None,
                 "spans": spans,
-                "cost": self._cost(),
+                "cost": cost,
                 "names": self._names.fresh(),  # the last, as the others make names
             },
         )
@@ -240,7 +242,7 @@ class Look:
                 "calls": list(self._kept_calls),
                 "lines": list(self._kept_lines),
                 "spans": [self._told(span) for span in list(self._spans.values())[-_SPANS:]],
-                "cost": self._cost(),
+                "cost": self._priced({}),
                 "names": self._names.all,
             },
         )
@@ -258,7 +260,15 @@ class Look:
         ended = None if span.ended is None else round(span.ended, 3)
         return [self._names.of(span.machine), self._names.of(span.phase), round(span.began, 3), ended, span.sent]
 
-    def _cost(self) -> list[float] | None:
-        """Dollars an hour and altogether, where the system tells."""
-        receipt = self._session.cost()
-        return None if receipt is None else [round(receipt.per_hour, 4), round(receipt.total, 4)]
+    def _priced(self, rows: dict[str, Row]) -> list[float] | None:
+        """Put into each row what its machine costs; give dollars an hour and altogether, where the system tells."""
+        try:
+            receipt = self._session.cost()
+        except Exception:  # noqa: BLE001 (the System may be anybody's)
+            _log.debug("the system cannot say what its machines cost", exc_info=True)
+            return None
+        if receipt is None:
+            return None
+        for machine_id, (per_hour, so_far) in shares(receipt, rows).items():
+            rows[machine_id] |= {"price": rounded(per_hour), "cost": round(so_far, 3)}
+        return [round(receipt.per_hour, 4), round(receipt.total, 4)]

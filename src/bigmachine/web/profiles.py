@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -13,6 +15,9 @@ from bigmachine.web.query import PARAMETERS, PROFILES, wanted
 if TYPE_CHECKING:
     from bigmachine.session import Session
 
+#: The header with a profile's comments, as a list in JSON; what clients take of a header is bounded.
+COMMENTS: Final = "bigmachine-comments"
+_LONGEST: Final = 4000
 #: As Go says that the text of an error is one.
 _GO: Final = {"x_go_pprof": "1"}
 #: Names of Go's that have no counterpart, and what comes nearest.
@@ -21,7 +26,7 @@ _NEAREST: Final = {"allocs": "heap", "block": "mutex", "threadcreate": "goroutin
 
 def profile(session: Session, name: str, query: str) -> Answer:
     """Collect a profile; it takes as long as `seconds` says and a little more. Not on an event loop."""
-    from bigmachine.session.seeing.formats import MEDIA, check_format
+    from bigmachine.session.seeing.formats import MEDIA, check_format, rendered
 
     kind = PROFILES.get(name)
     if kind is None:
@@ -38,21 +43,28 @@ def profile(session: Session, name: str, query: str) -> Answer:
         there = ", ".join(machine.name for machine in session.machines()) or "none"
         return text(f"no machine {unknown[0]!r}: there is {there}\n", 404, **_GO)
     try:
-        body = session.profile(
-            kind,
-            seconds=want.seconds,
-            machines=want.machines or None,
-            format=format_,
-            driver=want.driver,
-            debug=want.debug,
-            **want.options,
+        collected = session.collect_profile(
+            kind, seconds=want.seconds, machines=want.machines or None, driver=want.driver, **want.options
         )
+        body = rendered(collected, format_, want.debug)
     except InvalidCall as error:
         return text(f"{error}\n", 400, **_GO)
     except BigmachineError as error:
         return text(f"{error}\n", 503, **_GO)
-    headers = {"content-disposition": f'attachment; filename="{name}.pb.gz"'} if format_ == "pprof" else {}
+    headers = {COMMENTS: shortened_comments(collected.profile.comments)}
+    if format_ == "pprof":
+        headers["content-disposition"] = f'attachment; filename="{name}.pb.gz"'
     return Answer(200, body, MEDIA[format_], headers)
+
+
+def shortened_comments(comments: Sequence[str]) -> str:
+    """Write what must be known of a profile, such as who is missing, for a header: some formats have no place."""
+    for most in range(len(comments), -1, -1):
+        left = len(comments) - most
+        told = json.dumps([*comments[:most], *([f"and {left} more remarks"] if left else [])])
+        if len(told) <= _LONGEST:
+            return told
+    return "[]"
 
 
 def index(session: Session) -> Answer:

@@ -31,6 +31,17 @@ def test_the_graph_is_drawn_to_scale() -> None:
     assert abs(widths["hot"] / widths["cold<&>"] - 3) < 0.05
 
 
+def test_comments_stand_above_it_and_within_it() -> None:
+    profile = from_folded("<main> (a.py:1);hot (a.py:2) 30\n", hertz=100)
+    profile.comments = [f"missing: {', '.join(f'm{n}' for n in range(80))}: <it hangs>", "biased"]
+    tree = ET.fromstring(svg(profile, "cpu"))
+    texts = [text for text in tree.findall(f"{SVG}text") if text.text]
+    assert " ".join(str(text.text) for text in texts) == f"cpu {profile.comments[0]} biased"
+    assert all(len(str(text.text)) * 7.2 < float(tree.get("width", "")) for text in texts)
+    boxes = [float(rect.get("y", "")) for rect in tree.iter(f"{SVG}rect") if rect.get("y")]
+    assert max(float(text.get("y", "")) for text in texts) < min(boxes)
+
+
 def test_nothing_measured_is_a_picture_too() -> None:
     ET.fromstring(svg(from_folded("", hertz=100), "cpu"))
     assert json.loads(speedscope(from_folded("", hertz=100), "cpu"))["profiles"] == []

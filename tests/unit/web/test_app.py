@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 import bigmachine
 from bigmachine import Machine, Session
+from bigmachine.system.cost import Receipt, Use
+from bigmachine.systems.inprocess import InprocessSystem
 from bigmachine.web import debug_app
+from bigmachine.web.profiles import shortened_comments
 from tests.unit.inside import eventually
 from tests.unit.web.asking import Reply, ask, events
 
@@ -127,6 +131,18 @@ def test_variables_are_in_gos_shape_and_valid_json(session: Session) -> None:
     told = json.loads(get(session, "/debug/vars").text, parse_constant=refuse)
     assert {"m1", "m2", "driver", "_sum"} <= set(told["machines"])
     assert told["machines"]["m1"]["machine.running"] == 1
+
+
+def test_comments_in_a_header_are_bounded() -> None:
+    few = ["missing: m1: <è>", "biased"]
+    assert json.loads(shortened_comments(few)) == few
+    many = [f"missing: m{n}: {'why ' * 30}" for n in range(200)]
+    told = shortened_comments(many)
+    assert len(told) <= 4000
+    kept = json.loads(told)
+    assert kept[:-1] == many[: len(kept) - 1]
+    assert kept[-1] == f"and {200 - len(kept) + 1} more remarks"
+    assert len(json.loads(shortened_comments(["x" * 5000]))) == 1
 
 
 def test_a_head_request_has_no_body(session: Session) -> None:
@@ -263,6 +279,43 @@ def test_a_machine_that_stops_is_shown_with_its_cause() -> None:
         rows = [change.get("rows", {}).get(machine.machine_id, {}) for _, change in events(asyncio.run(view()).body)]
         assert rows[-1]["state"] == "STOPPED"
         assert rows[-1]["error"].startswith("(signal) by SIGKILL")
+
+
+class Priced(InprocessSystem):
+    """A system whose first host has a price, and whose others have none."""
+
+    def cost(self) -> Receipt | None:
+        return self.receipt
+
+    receipt: Receipt | None = None
+
+
+def test_what_a_machine_costs_is_told_where_it_has_a_price() -> None:
+    system = Priced()
+    with bigmachine.start(system, output="off") as session:
+        first, second = session.start(2, services=[Work()])
+        for each in (first, second):
+            each.wait()
+        agent = first.machine_id.rpartition("-")[0]
+        now = time.time()
+        system.receipt = Receipt((Use("i-1", "c5.large", "a", "spot", 3.6, now - 1000, agent_id=agent),), now)
+        reply = asyncio.run(ask(debug_app(session), "/debug/bigmachine/events", until=lambda body: b"all" in body))
+        _, told = events(reply.body)[0]
+        same_host = second.machine_id.startswith(f"{agent}-")
+        assert told["rows"][first.machine_id]["cost"] == (0.5 if same_host else 1.0)
+        assert ("cost" in told["rows"][second.machine_id]) is same_host
+        assert told["cost"] == [3.6, 1.0]
+
+
+def test_a_system_that_cannot_say_what_it_costs_does_not_end_the_stream(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionError("no prices")
+
+    monkeypatch.setattr(InprocessSystem, "cost", fail)
+    reply = asyncio.run(ask(debug_app(session), "/debug/bigmachine/events", until=lambda body: b"change" in body))
+    assert [name for name, _ in events(reply.body)][:2] == ["all", "change"]
 
 
 def test_the_end_of_the_session_ends_the_stream_of_a_mounted_application() -> None:

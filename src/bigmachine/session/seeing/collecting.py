@@ -55,11 +55,25 @@ class Collected:
 
     def finish(self) -> Collected:
         """Write the comments: what is missing, and what must be known."""
-        comments = [f"missing: {name}: {why}" for name, why in sorted(self.missing.items())]
+        comments = [f"missing: {', '.join(names)}: {why}" for why, names in by_reason(self.missing).items()]
         for comment, names in self._remarks.items():
-            comments.append(comment if set(names) == set(self.taken) else f"{', '.join(sorted(names))}: {comment}")
+            comments.append(
+                comment if set(names) == set(self.taken) else f"{', '.join(sorted(names, key=_place))}: {comment}"
+            )
         self.profile.comments = comments
         return self
+
+
+def _place(name: str) -> tuple[int, str]:
+    return len(name), name  # m2 before m10
+
+
+def by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
+    """Give those of whom nothing came together with the others for whom the reason is the same."""
+    reasons: dict[str, list[str]] = {}
+    for name in sorted(missing, key=_place):
+        reasons.setdefault(missing[name], []).append(name)
+    return reasons
 
 
 #: Takes what one machine (its name, and what it answered) has told.
@@ -126,10 +140,7 @@ def _taken(result: Collected, name: str, take: _Take, value: object) -> None:
 def _nothing(kind: Kind, result: Collected, errors: Sequence[BaseException]) -> BigmachineError:
     if not result.missing:
         return BigmachineError("there is no machine to be looked at")
-    reasons: dict[str, list[str]] = {}
-    for name, why in result.missing.items():
-        reasons.setdefault(why, []).append(name)
-    said = "; ".join(f"{', '.join(sorted(names))}: {why}" for why, names in reasons.items())
+    said = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason(result.missing).items())
     is_ours = bool(errors) and all(isinstance(error, InvalidCall | ValueError) for error in errors)
     return (InvalidCall if is_ours else BigmachineError)(f"no profile {kind.name!r} is to be had: {said}")
 

@@ -13,6 +13,7 @@ let sort = { key: "order", down: false }, now = 0, heardAt = 0, order = 0, shown
 const size = (mib) => mib == null ? "–" : mib < 1000 ? `${mib.toFixed(mib < 10 ? 1 : 0)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
 const millis = (ms) => ms == null ? "–" : ms < 1 ? `${Math.round(ms * 1000)} µs` : ms < 1000 ? `${+ms.toPrecision(3)} ms` : `${+(ms / 1000).toPrecision(3)} s`;
 const rate = (n) => n == null ? "–" : n >= 10000 ? `${(n / 1000).toFixed(1)}k` : `${n >= 10 || n === 0 ? Math.round(n) : n.toFixed(1)}`;
+const dollars = (n) => n == null ? "–" : `$${n.toFixed(n < 0.1 ? 3 : 2)}`;
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const make = (tag, cls, text) => {
   const node = document.createElement(tag);
@@ -39,7 +40,7 @@ function newRow(id, f) {
   const td = (cls, ...inside) => { const cell = make("td", cls); cell.append(...inside); tr.append(cell); return cell; };
   tr.append(th);
   td("", state); td("n", mem, gauge);
-  cells.cpu = td("n"); cells.rate = td("n"); td("", took, svg); cells.alive = td("n"); cells.line = td("line");
+  cells.cpu = td("n"); cells.rate = td("n"); td("", took, svg); cells.alive = td("n"); cells.cost = td("n"); cells.line = td("line");
   const look = make("span", "look");
   for (const [kind, label, long] of [["profile", "CPU", "CPU profile"], ["heap", "heap", "Heap"], ["goroutine", "stacks", "Stacks"]]) {
     const button = make("button", "", label); button.type = "button";
@@ -66,6 +67,7 @@ function showRow(m) {
   put(c.took, millis(f.took));
   const late = f.state === "RUNNING" && f.lease && f.lease < now + (Date.now() - heardAt) / 1000;
   put(c.alive, f.state === "STOPPED" ? "–" : late ? "late" : millis(f.alive));
+  put(c.cost, dollars(f.cost)); c.cost.title = f.price ? `${dollars(f.price)} an hour, its part of its host's price` : "";
   put(c.line, f.state === "STOPPED" && f.error ? f.error : f.line || ""); c.line.title = c.line.textContent;
   c.look.hidden = f.state === "STOPPED";
 }
@@ -112,7 +114,7 @@ function totals(cost) {
   put($("t-machines"), running === live ? `${running} running` : `${running} of ${live} running`);
   put($("t-memory"), size(mem)); put($("t-cpu"), `${cpu} %`); put($("t-rate"), rate(calls));
   $("t-costs").hidden = !cost;
-  if (cost) put($("t-cost"), `$${cost[1].toFixed(2)} ($${cost[0].toFixed(2)}/h)`);
+  if (cost) put($("t-cost"), `${dollars(cost[1])} (${dollars(cost[0])}/h)`);
 }
 
 // ---- calls
@@ -292,11 +294,13 @@ async function openProfile(kind, machine) {
     if (!answer.ok) throw new Error(await answer.text());
     const text = await answer.text(), blob = new Blob([text], { type: "application/json" });
     if (mine !== asked) return;
+    const notes = JSON.parse(answer.headers.get("bigmachine-comments") || "[]");
+    if (notes.some((note) => note.startsWith("missing: "))) said.className = "warning";
     if (!JSON.parse(text).profiles?.some((each) => each.samples?.length)) {
-      put(said, kind === "profile" ? "nothing ran while it was sampled: no samples" : "there is nothing to be shown");
+      put(said, [kind === "profile" ? "nothing ran while it was sampled: no samples" : "there is nothing to be shown", ...notes].join("\n"));
       return;
     }
-    put(said, ""); file.href = `pprof/${kind}?${query}`; file.hidden = false;
+    put(said, notes.join("\n")); file.href = `pprof/${kind}?${query}`; file.hidden = false;
     if (frame.dataset.blob) URL.revokeObjectURL(frame.dataset.blob);
     const url = frame.dataset.blob = URL.createObjectURL(blob), fresh = frame.cloneNode();
     fresh.src = `static/speedscope/index.html#profileURL=${encodeURIComponent(url)}&view=left-heavy&title=${encodeURIComponent($("viewer-title").textContent)}`;
