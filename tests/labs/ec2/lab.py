@@ -144,6 +144,20 @@ class Region:
             time.sleep(0.1)
         return time.monotonic() - began
 
+    def schema(self, document: Path) -> str:
+        """Have cloud-init check a document as instances get it; gives what it says."""
+        packages = Path(self._environ["LAB_HOME"], self._prefix, "ec2/disk/base/usr/lib/python3/dist-packages")
+        done = subprocess.run(
+            ["/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "--config-file", str(document)],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(packages)},
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        return done.stdout
+
     def down(self) -> None:
         """End everything."""
         for driver in self._drivers:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,20 @@ def test_a_host_that_does_not_come_up_ends_and_its_console_is_shown(region: Regi
     assert "cloud-init" in console or "systemd" in console
     driver.wait()
     region.until(lambda: not region.running(), 30)
+
+
+DOCUMENTS = PROJECT / "tests/unit/systems/ec2/documents"
+
+
+@pytest.mark.parametrize("flavor", ["debian", "ubuntu", "amazon"])
+def test_cloud_init_itself_takes_the_document_of_each_flavor(region: Region, flavor: str) -> None:
+    for kind in ("plain", "full"):
+        assert "Valid cloud-config" in region.schema(DOCUMENTS / f"{flavor}-{kind}.txt")
+
+
+def test_cloud_init_says_what_it_does_not_take(region: Region, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text('#cloud-config\n{"bootcmd": 7}\n')
+    assert "7 is not of type" in region.schema(tmp_path / "wrong")
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ def _ignition(options: Options, program: str, ssh_keys: Sequence[str]) -> str:
     """Write it for Flatcar: units are there when systemd starts, so there is nothing to run."""
 
     def contents(text: str) -> dict[str, str]:
-        return {"source": "data:," + urllib.parse.quote(text, safe="/:;=,@$&+!*'()~ ")}
+        return {"source": "data:," + urllib.parse.quote(text, safe="/:;=,@$&+!*'()~")}
 
     files = [
         *_files(options, program),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,16 @@ def test_nobody_but_root_reads_the_program_with_its_key(flavor: str) -> None:
     listed = config["write_files"] if "write_files" in config else config["storage"]["files"]
     (program,) = [each for each in listed if each["path"] == "/opt/bigmachine/stage0.py"]
     assert program.get("permissions", program.get("mode")) in ("0700", 0o700)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_ignition_reads_as_a_url_is_one(kind: str) -> None:
+    """By RFC 2397 and 2396: anything but these characters is escaped; Ignition refuses a document with a space there."""
+    config = json.loads(written("flatcar", kind))
+    sources = {each["path"]: each["contents"]["source"] for each in config["storage"]["files"]}
+    for source in sources.values():
+        assert re.fullmatch(r"data:,(?:[A-Za-z0-9;/?:@&=+$,_.!~*'()-]|%[0-9A-Fa-f]{2})*", source)
+    assert urllib.parse.unquote(sources["/opt/bigmachine/stage0.py"].removeprefix("data:,")) == PROGRAM
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
