@@ -6,8 +6,9 @@ goes through the session's own connection, and works also while the program's ev
 of a coroutine it does.
 
 What is said is text in UTF-8, with these characters between: `ASKS` from the program when it wants a line; `HERE` to it
-when somebody has come, `INTERRUPT` and `END` where a person at a terminal presses Ctrl-C and Ctrl-D; `DONE` or `FAILED`
-from the program as its last word, if it was asked to do something.
+when somebody has come, and from it when it has taken up what was asked for; `INTERRUPT` and `END` where a person at a
+terminal presses Ctrl-C and Ctrl-D; `DONE` or `FAILED` from the program as its last word. With an editor it is the Debug
+Adapter Protocol, after `HERE`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.errors import InvalidCall
+from bigmachine.errors import BigmachineError, InvalidCall
 from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
@@ -99,11 +100,14 @@ class Conversations:
             self._waiting.popitem()[1][1].close()
 
     async def talk(
-        self, sock: socket.socket, words: AsyncIterator[bytes], *, holds: bool
+        self, sock: socket.socket, words: AsyncIterator[bytes], machine: str, patience: float | None, *, holds: bool
     ) -> AsyncGenerator[bytes, None]:
         """Copy `words` to a program and give what it says, until one of the two has enough; closes `sock`.
 
-        `holds`: it may hold the program.
+        `patience`: seconds for it to say something at first; `holds`: it may hold the program.
+
+        Raises:
+            BigmachineError: if nothing comes within `patience`.
         """
         self._held += holds
         copying: asyncio.Task[None] | None = None
@@ -112,8 +116,16 @@ class Conversations:
             try:
                 copying = asyncio.get_running_loop().create_task(_copy(words, writer))
                 with contextlib.suppress(ConnectionError):
-                    while data := await reader.read(_PIECE):
+                    async with asyncio.timeout(patience):
+                        data = await reader.read(_PIECE)
+                    while data:
                         yield data
+                        data = await reader.read(_PIECE)
+            except TimeoutError:
+                raise BigmachineError(
+                    f"the program of machine {machine} has not answered for {patience:g} s: its event loop is busy, or "
+                    f"waits in breakpoint(); see `bigmachine stack --machine {machine}`, `bigmachine pdb {machine}`"
+                ) from None
             finally:
                 if copying is not None:
                     copying.cancel()

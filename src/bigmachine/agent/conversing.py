@@ -1,23 +1,24 @@
-"""What the Supervisor in the agent does for a person at the driver: debuggers, shells, tunnels, files. Driver only."""
+"""What the Supervisor in the agent does for a person at the driver: debuggers, shells, files. For the driver alone."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
+import signal
 import socket
 import stat
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bigmachine.agent.conversations import HERE
+from bigmachine.agent.conversations import ASKS, END, HERE, INTERRUPT
 from bigmachine.errors import BigmachineError, InvalidCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from bigmachine.agent.conversations import Halt
     from bigmachine.agent.hosted import Hosted
@@ -26,9 +27,20 @@ if TYPE_CHECKING:
 #: From this version on Python's own debugger attaches to a process.
 _REMOTE_PDB: Final = (3, 14)
 _KINDS: Final = ("pdb", "shell", "attach", "debugpy")
-_PIECE: Final = 1 << 20
-#: For a port on the host itself.
-_CONNECTING: Final = 5.0
+#: For a program to take up a conversation: its event loop may be busy. debugpy takes a second or two to be imported.
+_TAKING_UP: Final = 15.0
+#: Python's own debugger attaches once the program's main thread comes to its next instruction.
+_ATTACHING: Final = 60.0
+_PROMPT: Final = b"(Pdb) "
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file on a machine's host: its whole path, its bytes, its permissions."""
+
+    path: str
+    size: int
+    mode: int
 
 
 class Conversing:
@@ -51,28 +63,32 @@ class Conversing:
         """Talk to the program: give what it says, and it what comes by `words`; see `conversations`.
 
         `kind`: "pdb" (a debugger that waits, by its number), "shell" (runs `code`, if there is any), "attach" (stops
-        the main thread), "debugpy" (has that listen on the host, and says its port).
+        a thread where it is), "debugpy" (speaks the Debug Adapter Protocol with an editor).
 
         Raises:
             InvalidCall: if there is no such kind, or no debugger that waits.
+            BigmachineError: if the program does not take it up in time.
         """
         if kind not in _KINDS:
             raise InvalidCall(f"converse({kind!r}): there is {', '.join(_KINDS)}")
         self._pid()
         talks = self._machine.conversations
+        patience: float | None = _TAKING_UP
+        command: list[str] | None = None
         if kind == "pdb":
-            sock = talks.take(number, self._machine.spec.name)
+            sock, patience = talks.take(number, self._machine.spec.name), None
             sock.send(HERE)
         elif kind == "attach" and (command := _remote_pdb(self._machine)) is not None:
-            sock = self._spawn(command)
+            (sock, pid), patience = self._spawn(command), _ATTACHING
+            words = _typed(words, pid)
         else:
             sock = self._machine.open_conversation(kind, code)
-        said = talks.talk(sock, words, holds=kind in ("pdb", "attach"))
+        said = talks.talk(sock, words, self._machine.spec.name, patience, holds=kind != "shell")
         async with contextlib.aclosing(said):
             async for data in said:
-                yield data
+                yield data + ASKS if command is not None and data.endswith(_PROMPT) else data
 
-    def _spawn(self, command: list[str]) -> socket.socket:
+    def _spawn(self, command: list[str]) -> tuple[socket.socket, int]:
         """Start a program of the host's with a socket for its terminal; it ends by itself when that does."""
         mine, its = socket.socketpair()
         with its:
@@ -80,36 +96,28 @@ class Conversing:
             with self._reaper.expecting():
                 pid = os.posix_spawn(command[0], command, os.environ, setpgroup=0, file_actions=actions)
                 self._reaper.watch(pid)
-        return mine
-
-    async def tunnel(self, port: int, words: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Connect to a port of the machine's own host (127.0.0.1), and be that connection.
-
-        Raises:
-            BigmachineError: if nobody listens there.
-        """
-        self._pid()
-        if type(port) is not int or not 0 < port < 65536:
-            raise InvalidCall(f"tunnel({port!r}): it takes a port")
-        sock = socket.socket()
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(_CONNECTING):
-                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-        except (OSError, TimeoutError) as error:
-            sock.close()
-            raise BigmachineError(
-                f"nobody listens on port {port} of the host of {self._machine.spec.name}: {error}"
-            ) from error
-        said = self._machine.conversations.talk(sock, words, holds=True)
-        async with contextlib.aclosing(said):
-            async for data in said:
-                yield data
+        return mine, pid
 
     # files
 
+    def stat_file(self, path: str) -> FileInfo:
+        """Tell about a file of the machine's host; `path` is relative to the program's working directory.
+
+        Raises:
+            BigmachineError: if it is none.
+        """
+        self._pid()
+        place = self._place(path)
+        try:
+            found = place.stat()
+        except OSError as error:
+            raise self._told(place, error, "read") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise self._no_file(place)
+        return FileInfo(str(place), found.st_size, found.st_mode & 0o777)
+
     def read_file(self, path: str) -> BinaryIO:
-        """Give a file of the machine's host; `path` is relative to the program's working directory.
+        """Give a file of the machine's host.
 
         Raises:
             BigmachineError: if it is none, or cannot be read.
@@ -119,31 +127,35 @@ class Conversing:
         try:
             # Not to wait for a pipe that nobody writes.
             fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                os.close(fd)
-                raise BigmachineError(f"{place} on {self._machine.spec.name} is no file: only files are copied")
-            return open(fd, "rb")
         except OSError as error:
             raise self._told(place, error, "read") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._no_file(place)
+        return open(fd, "rb")
 
-    def write_file(self, path: str, source: BinaryIO, mode: int = 0o600) -> str:
-        """Write a file on the machine's host, whole or not at all; gives its path.
+    def write_file(self, path: str, pieces: Iterator[bytes], mode: int = 0o600, name: str = "") -> FileInfo:
+        """Write a file on the machine's host, whole or not at all.
 
-        A folder gets nothing: name the file. `mode`: its permissions.
+        `mode`: its permissions; `name`: how it is called, if `path` is a folder.
 
         Raises:
             BigmachineError: if it cannot be written.
         """
         self._pid()
         place = self._place(path)
+        if place.is_dir() and name and os.path.basename(name) == name:
+            place /= name
         if place.is_dir():
             raise BigmachineError(f"{place} on {self._machine.spec.name} is a folder: name the file in it")
+        size = 0
         try:
             fd, part = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.")
             try:
-                with open(fd, "wb") as file:
-                    while data := source.read(_PIECE):
-                        file.write(data)
+                with open(fd, "wb", buffering=0) as file:
+                    for piece in pieces:
+                        size += len(piece)
+                        _write_all(file.fileno(), piece)
                     os.fchmod(fd, mode & 0o777)
                 os.replace(part, place)
             except BaseException:
@@ -152,7 +164,7 @@ class Conversing:
                 raise
         except OSError as error:
             raise self._told(place, error, "written") from error
-        return str(place)
+        return FileInfo(str(place), size, mode & 0o777)
 
     def _place(self, path: str) -> Path:
         given: object = path
@@ -163,6 +175,27 @@ class Conversing:
     def _told(self, place: Path, error: OSError, done: str) -> BigmachineError:
         name = self._machine.spec.name
         return BigmachineError(f"{place} on {name} cannot be {done}: {error.strerror or error}")
+
+    def _no_file(self, place: Path) -> BigmachineError:
+        return BigmachineError(f"{place} on {self._machine.spec.name} is no file: only files are copied")
+
+
+def _write_all(fd: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+async def _typed(words: AsyncIterator[bytes], pid: int) -> AsyncGenerator[bytes, None]:
+    """Give what is typed to a program that takes it for the input of a terminal."""
+    async for data in words:
+        if INTERRUPT in data:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        elif END in data:
+            return
+        else:
+            yield data.replace(HERE, b"")
 
 
 def _remote_pdb(machine: Hosted) -> list[str] | None:
@@ -177,4 +210,4 @@ def _remote_pdb(machine: Hosted) -> list[str] | None:
     return [*command[:1], "-u", "-m", "pdb", "-p", str(machine.pid)]
 
 
-__all__ = ["Conversing"]
+__all__ = ["Conversing", "FileInfo"]

@@ -77,7 +77,8 @@ class Hosted:
         self.output_bytes = 0
         self.log_records = 0
         self.conversations = Conversations()
-        self._with_files = {"records": self._hear_records, "halted": self._halted}
+        self._with_files = {"records": self._hear_records, "halted": self._halted, "asks": self._may_be_asked}
+        self._asked: LoopChannel | None = None
         self._loop = loop
         self._nursery = nursery
         self._reaper = reaper
@@ -203,10 +204,10 @@ class Hosted:
         Raises:
             InvalidCall: if it does not serve yet.
         """
-        if not self.is_serving or self._channel is None:
+        if not self.is_serving or self._asked is None:
             raise InvalidCall(f"machine {self.spec.name} does not serve yet: wait until it is RUNNING")
         mine, its = socket.socketpair()
-        self._channel.send({"k": "converse", "kind": kind, "code": code}, (its.detach(),))
+        self._asked.send({"kind": kind, "code": code}, (its.detach(),))
         return mine
 
     async def ended(self, patience: float) -> None:
@@ -276,6 +277,10 @@ class Hosted:
         self._pipes.append(PipeReader(self._loop, fd, self._on_records))
         if self._feed.is_full:
             self.pause()
+
+    def _may_be_asked(self, message: Message) -> None:
+        """Keep the socket by which a thread of the program can be asked for a conversation."""
+        self._asked = LoopChannel(socket.socket(fileno=message.fds[0]), self._loop, _ignore, lambda: None)
 
     def _halted(self, message: Message) -> None:
         halt = self.conversations.wait(
@@ -420,6 +425,9 @@ class Hosted:
         for pipe in self._pipes:
             pipe.close()
         self.conversations.close()
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -454,6 +462,12 @@ class Hosted:
         self._stopped.set_result(self.certificate)
         self._has_turned.set()
         self._let_in()
+
+
+def _ignore(message: Message) -> None:
+    """Take what nobody is to send here."""
+    for fd in message.fds:
+        os.close(fd)
 
 
 __all__ = ["LAST_WORDS", "Hosted"]

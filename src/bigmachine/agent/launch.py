@@ -46,7 +46,8 @@ class LaunchSpec:
     `argv` and `sys_path` become `sys.argv` and `sys.path`; `environ` is the whole environment, not an addition.
     `interpreter` is the command to start Python with; empty: the one that the agent was given. `interactive`: the
     driver's `__main__` is a prompt or a notebook, whose classes travel by value. `limit`: bytes of one call's arguments
-    or result. `threads`: the most for plain methods. `levels`: those of the driver's loggers, "" being the root.
+    or result. `threads`: the most for plain methods. `breakpoint_wait`: seconds that a `breakpoint()` waits for
+    somebody, 0: for ever. `levels`: those of the driver's loggers, "" being the root.
     `root`: the image's directory on this host, where the program has been brought here; then `digest` is the image's,
     and `environ` is added to the host's own.
     """
@@ -67,6 +68,7 @@ class LaunchSpec:
     interpreter: list[str] = field(default_factory=list)
     limit: int = 16 * 2**30
     threads: int = 256
+    breakpoint_wait: float = 0.0
     levels: dict[str, int] = field(default_factory=dict)
     preload: Preload = field(default=Preload(), repr=False)
     root: str = ""

@@ -74,7 +74,7 @@ def _live(machine: Boot) -> int:
         boot.apply(machine.spec)
         _watch_if_asked()
         send_records(channel)
-        machine.debugging = Debugging(channel.send)
+        machine.debugging = Debugging(channel.send, machine.spec.breakpoint_wait)
         machine.debugging.install()
         channel.send({"k": "phase", "phase": "importing"})
         run_entry(entry)

@@ -10,7 +10,6 @@ the control socket is the end of the agent, and so of this process.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
-from bigmachine.program.dump import Heap, plain, take_heap
+from bigmachine.program.dump import plain, take_heap
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
@@ -125,6 +124,8 @@ class _Serving:
         )
         if machine.debugging is not None:
             machine.debugging.tell = self._tell
+            machine.debugging.loop = self._loop
+            machine.debugging.names = self._names
         self.send({"k": "serving"})
         for message in waiting:
             self._on_message(message)
@@ -163,8 +164,6 @@ class _Serving:
             self._server.reactor.spawn(self._supervisor.drain(), "drain")
         elif message.kind == "phased":
             self._phased.set()
-        elif message.kind == "converse" and message.fds:
-            self._converse(message)
         elif message.kind == "shutdown":
             self._end(0)
 
@@ -181,28 +180,24 @@ class _Serving:
         assert self._channel is not None
         self._channel.send(body, fds)
 
-    def _converse(self, message: Message) -> None:
-        debugging = self._machine.debugging
+    def _names(self) -> dict[str, object]:
+        """Give what a shell on this machine knows."""
         assert self._server is not None
-        assert debugging is not None
         table = self._server.table
         services = {name: table.get(name) for name in table.names() if name != "Supervisor"}
-        names = {
+        return {
             "machine": self._machine.spec.name,
             "session": self._server.session,
             "services": services,
             **{name: service for name, service in services.items() if name.isidentifier()},
         }
-        debugging.converse(message.fds[0], message.text("kind"), message.text("code"), self._loop, names)
 
     async def _dump(self, headroom: int) -> None:
         """Tell the agent what is in this process's memory, which runs short."""
         variables = plain(await self._supervisor.expvars()) if self._supervisor is not None else None
-        taken: asyncio.Future[Heap] = self._loop.create_future()
-        take_heap(headroom, lambda heap: self._loop.call_soon_threadsafe(taken.set_result, heap))
-        heap = await taken
-        profile = base64.b64encode(heap.profile).decode()
-        self.send({"k": "dumped", "heap": heap.text, "profile": profile, "vars": variables})
+        heap: asyncio.Future[str] = self._loop.create_future()
+        take_heap(headroom, lambda text: self._loop.call_soon_threadsafe(heap.set_result, text))
+        self.send({"k": "dumped", "heap": await heap, "vars": variables})
 
     def _on_end(self) -> None:
         os._exit(1)  # the agent is gone: nobody is left to tell, and nothing may stay

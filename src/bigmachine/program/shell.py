@@ -1,4 +1,4 @@
-"""An interactive Python inside a machine's process, in a thread of its own; and debugpy for an editor.
+"""An interactive Python inside a machine's process, in a thread of its own.
 
 What is typed there runs in a thread, so calls go on; `await` runs on the machine's event loop. What it prints comes to
 who has typed it, what others print meanwhile goes where it always goes.
@@ -9,78 +9,23 @@ from __future__ import annotations
 import ast
 import asyncio
 import code as _code
-import contextlib
-import ctypes
+import concurrent.futures
 import inspect
-import io
-import json
 import sys
-import threading
 import traceback
 import types
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.agent.conversations import DONE, FAILED
+from bigmachine.program.talk import printing_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine
 
-    from bigmachine.program.debugging import Talk
+    from bigmachine.program.talk import Talk
 
-#: debugpy starts a process of its own, which takes a second.
-_BANNER: Final = "Python {version} on machine {machine}. Known here: {names}. Ctrl-D leaves.\n"
-
-
-class _OfThread(io.TextIOBase):
-    """Standard output of which one thread's share goes elsewhere."""
-
-    def __init__(self, talk: Talk, others: Any) -> None:
-        self._talk = talk
-        self._thread = threading.get_ident()
-        self.others = others
-
-    def write(self, text: str) -> int:
-        if threading.get_ident() == self._thread and not self._talk.is_over:
-            return self._talk.write(text)
-        return int(self.others.write(text))
-
-    def flush(self) -> None:
-        self.others.flush()
-
-    def fileno(self) -> int:
-        return int(self.others.fileno())
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute there
-        return str(self.others.encoding)
-
-
-@contextlib.contextmanager
-def printing_to(talk: Talk) -> Iterator[None]:
-    """Have what this thread prints go to `talk`."""
-    mine = []
-    for name in ("stdout", "stderr"):
-        stream = _OfThread(talk, getattr(sys, name))
-        setattr(sys, name, stream)
-        mine.append((name, stream))
-    try:
-        yield
-    finally:
-        for name, stream in mine:
-            _take_out(name, stream)
-
-
-def _take_out(name: str, stream: _OfThread) -> None:
-    """Put back what was there before; another shell may stand before it by now."""
-    current = getattr(sys, name)
-    if current is stream:
-        setattr(sys, name, stream.others)
-        return
-    while isinstance(current, _OfThread):
-        if current.others is stream:
-            current.others = stream.others
-            return
-        current = current.others
+_TYPED: Final = ("<console>", "<shell>")
+_BANNER: Final = "Python {version} on machine {machine}. Known here: {names}. Ctrl-D leaves."
 
 
 class _Shell(_code.InteractiveConsole):
@@ -91,7 +36,6 @@ class _Shell(_code.InteractiveConsole):
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._talk = talk
         self._loop = loop
-        self.has_failed = False
 
     def raw_input(self, prompt: str = "") -> str:
         self._talk.write(prompt)
@@ -101,66 +45,79 @@ class _Shell(_code.InteractiveConsole):
         return line.removesuffix("\n")
 
     def write(self, data: str) -> None:
-        self.has_failed = True  # only errors are written so, and the banner
         self._talk.write(data)
 
     def runcode(self, code: types.CodeType) -> None:
         try:
-            function = types.FunctionType(code, self.locals)
-            outcome = function()
-            if inspect.iscoroutine(outcome):
-                asyncio.run_coroutine_threadsafe(outcome, self._loop).result()
+            self.evaluate(code)
         except SystemExit:
             raise
-        except BaseException:  # noqa: BLE001 (whatever was typed)
-            self.showtraceback()
+        except BaseException as error:  # noqa: BLE001 (whatever was typed)
+            self.write(_told(error))
+
+    def evaluate(self, code: types.CodeType) -> None:
+        """Run it; on the event loop as far as it awaits."""
+        with self._talk.interruptible():
+            outcome = types.FunctionType(code, self.locals)()  # type: ignore[arg-type,unused-ignore]  # a dict, as it was given
+        if not inspect.iscoroutine(outcome):
+            return
+        future = asyncio.run_coroutine_threadsafe(_guarded(outcome), self._loop)
+        with self._talk.interrupted_by(future.cancel):
+            try:
+                error = future.result()
+            except concurrent.futures.CancelledError:
+                raise KeyboardInterrupt from None
+        if error is not None:
+            raise error
+
+
+async def _guarded(work: Coroutine[Any, Any, object]) -> BaseException | None:
+    """Give what it raises: SystemExit would end the event loop, and the machine with it."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 (it is raised where the shell is)
+        return error
+    return None
+
+
+def _told(error: BaseException) -> str:
+    """Tell an error, from the first line on that was typed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename not in _TYPED:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _leave(code: object = None) -> None:
+    """Leave the shell; the machine goes on. Python's own would close the program's standard input."""
+    raise SystemExit(code)
 
 
 def run(talk: Talk, code: str, loop: asyncio.AbstractEventLoop, names: dict[str, Any]) -> None:
     """Be a shell until whoever types leaves; with `code`, only run that."""
-    thread = threading.get_ident()
-    talk.on_interrupt = lambda: ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt)
-    )
-    shell = _Shell({"__name__": "__shell__", "__builtins__": __builtins__, **names}, talk, loop)
+    known = {"__name__": "__shell__", "__builtins__": __builtins__, "exit": _leave, "quit": _leave, **names}
+    shell = _Shell(known, talk, loop)
+    has_failed = False
     with printing_to(talk):
         try:
             if code:
-                is_open = shell.runsource(code, "<command line>", "exec")
-                assert not is_open
-                talk.close(FAILED if shell.has_failed else DONE)
-                return
-            known = ", ".join(name for name in names if not name.startswith("_"))
-            version = ".".join(map(str, sys.version_info[:3]))
-            shell.interact(_BANNER.format(version=version, machine=names.get("machine", ""), names=known), exitmsg="")
-        except SystemExit:
-            pass
-        except BaseException:  # noqa: BLE001 (the edge of the thread)
-            talk.write(traceback.format_exc())
-            talk.close(FAILED)
-    talk.close(DONE)
+                shell.evaluate(compile(code, "<shell>", "exec", shell.compile.compiler.flags, dont_inherit=True))
+            else:
+                version = ".".join(map(str, sys.version_info[:3]))
+                shell.interact(
+                    _BANNER.format(version=version, machine=names.get("machine", ""), names=", ".join(names)),
+                    exitmsg="",
+                )
+        except SystemExit as left:
+            has_failed = left.code not in (None, 0)
+            if isinstance(left.code, str):
+                talk.write(f"{left.code}\n")
+        except BaseException as error:  # noqa: BLE001 (whatever was typed)
+            has_failed = True
+            talk.write(_told(error))
+    talk.close(FAILED if has_failed else DONE)
 
 
-def listen(talk: Talk, _code: str, _loop: asyncio.AbstractEventLoop, _names: dict[str, Any]) -> None:
-    """Have debugpy listen on this host, for one session, and say the port as a line of JSON."""
-    try:
-        import debugpy  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: T100 (optional)
-    except ImportError as error:
-        talk.write(json.dumps({"error": f"debugpy is not installed there: add it to the program's packages ({error})"}))
-        talk.close(FAILED)
-        return
-    global _debugpy  # debugpy can be asked only once a process
-    try:
-        if _debugpy is None:
-            # Frames from frozen modules confuse it otherwise, and it says so on stderr at length.
-            _debugpy = int(debugpy.listen(("127.0.0.1", 0))[1])  # noqa: T100 (it is asked for)
-        talk.write(json.dumps({"port": _debugpy}))
-        talk.close(DONE)
-    except Exception as error:  # noqa: BLE001 (whatever it is, who asked is told)
-        talk.write(json.dumps({"error": f"debugpy does not listen: {type(error).__name__}: {error}"}))
-        talk.close(FAILED)
-
-
-_debugpy: int | None = None
-
-__all__ = ["listen", "printing_to", "run"]
+__all__ = ["run"]

@@ -20,6 +20,9 @@ from bigmachine.session import preload
 from bigmachine.session import services as _services
 from bigmachine.trust import Identity
 
+#: Seconds that a `breakpoint()` waits where nobody may be looking, as in a job at night.
+_UNATTENDED = 600.0
+
 
 @frozen
 class Order:
@@ -90,6 +93,7 @@ class Order:
             interpreter=list(self.interpreter),
             limit=self.limit,
             threads=self.threads,
+            breakpoint_wait=_breakpoint_wait(),
             levels=_levels(),
             preload=self.preload,
         )
@@ -134,6 +138,15 @@ def _working_directory() -> str:
         raise InvalidCall(
             "the working directory was removed, and machines are to stand in the same: change it with os.chdir()"
         ) from exc
+
+
+def _breakpoint_wait() -> float:
+    """Say how long a `breakpoint()` on a machine waits for somebody: for ever (0), if there is a terminal to tell."""
+    stream = sys.stderr
+    try:
+        return 0.0 if stream is not None and stream.isatty() else _UNATTENDED
+    except ValueError:  # it is closed
+        return _UNATTENDED
 
 
 def _levels() -> dict[str, int]:
