@@ -78,7 +78,7 @@ def test_nobody_but_root_reads_the_program_with_its_key(flavor: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_ignition_reads_as_a_url_is_one(kind: str) -> None:
-    """By RFC 2397 and 2396: anything but these characters is escaped; Ignition refuses a document with a space there."""
+    """By RFC 2397 and 2396 all but these characters are escaped; Ignition refuses a document with a space there."""
     config = json.loads(written("flatcar", kind))
     sources = {each["path"]: each["contents"]["source"] for each in config["storage"]["files"]}
     for source in sources.values():
