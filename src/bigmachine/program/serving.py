@@ -10,6 +10,7 @@ the control socket is the end of the agent, and so of this process.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
-from bigmachine.program.dump import plain, take_heap
+from bigmachine.program.dump import Heap, plain, take_heap
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
@@ -195,9 +196,11 @@ class _Serving:
     async def _dump(self, headroom: int) -> None:
         """Tell the agent what is in this process's memory, which runs short."""
         variables = plain(await self._supervisor.expvars()) if self._supervisor is not None else None
-        heap: asyncio.Future[str] = self._loop.create_future()
-        take_heap(headroom, lambda text: self._loop.call_soon_threadsafe(heap.set_result, text))
-        self.send({"k": "dumped", "heap": await heap, "vars": variables})
+        taken: asyncio.Future[Heap] = self._loop.create_future()
+        take_heap(headroom, lambda heap: self._loop.call_soon_threadsafe(taken.set_result, heap))
+        heap = await taken
+        profile = base64.b64encode(heap.profile).decode()
+        self.send({"k": "dumped", "heap": heap.text, "profile": profile, "vars": variables})
 
     def _on_end(self) -> None:
         os._exit(1)  # the agent is gone: nobody is left to tell, and nothing may stay
