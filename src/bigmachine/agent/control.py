@@ -16,6 +16,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -161,15 +162,29 @@ class BlockingChannel:
     def receive(self) -> Message | None:
         """Wait for a message; None when the other side is gone."""
         while not self._ready:
-            try:
-                data, batch = receive_chunk(self.socket)
-            except ConnectionError:
+            if not self._take_in():
                 return None
-            if not data:
+        return self._ready.popleft()
+
+    def next_of(self, kind: str) -> Message | None:
+        """Give the next message if it is there already and of this kind; any other waits for `receive`."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        while not self._ready:
+            if not poll.poll(0) or not self._take_in():
                 return None
+        return self._ready.popleft() if self._ready[0].kind == kind else None
+
+    def _take_in(self) -> bool:
+        """Wait for what comes; False when the other side is gone."""
+        try:
+            data, batch = receive_chunk(self.socket)
+        except ConnectionError:
+            return False
+        if data:
             self.decoder.feed(data, batch)
             self._ready.extend(self.decoder.messages())
-        return self._ready.popleft()
+        return bool(data)
 
     def take_over(self) -> list[Message]:
         """Give what was received beyond the last message taken; the socket and the decoder are the caller's now."""

