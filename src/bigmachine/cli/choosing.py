@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
-from bigmachine.cli.client import MISSING, Failure
+from bigmachine.cli.client import MISSING, Failure, open_conversation
 from bigmachine.cli.printing import ago
 from bigmachine.session.register import Entry, Record, sessions
+
+#: For a driver whose connection has ended to say why its session has.
+_ENDING: Final = 3.0
 
 
 def user() -> str:
@@ -54,6 +58,24 @@ def chosen(wanted: str | None, *, dead_too: bool = False) -> Entry:
     return entry
 
 
+def latest(entry: Entry) -> Record:
+    """Give the record of a session whose connection has ended; it says why in a moment, if that was its end."""
+    end = time.monotonic() + _ENDING
+    while True:
+        record = next((each.record for each in sessions() if each.record.id == entry.record.id), entry.record)
+        if record.ended is not None or time.monotonic() > end or _still_listens(entry):
+            return record
+        time.sleep(0.05)
+
+
+def _still_listens(entry: Entry) -> bool:
+    try:
+        open_conversation(entry, "brief", timeout=1.0, connecting=1.0).close()
+    except Failure:
+        return False
+    return True
+
+
 def _is_meant(record: Record, wanted: str) -> bool:
     return wanted in (str(record.pid), record.name) or (len(wanted) >= 3 and record.id.startswith(wanted))
 
@@ -90,4 +112,4 @@ def _there(known: Sequence[Entry]) -> str:
     )
 
 
-__all__ = ["chosen", "user", "why_ended"]
+__all__ = ["chosen", "latest", "user", "why_ended"]

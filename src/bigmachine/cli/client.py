@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any, Final, Self
 
@@ -18,6 +20,7 @@ INTERRUPTED: Final = 130
 
 _CODES: Final = {"invalid": USAGE, "unknown": FAILED, "missing": MISSING}
 _CHUNK: Final = 65536
+_AGAIN: Final = 0.02
 #: For the driver to take a request; longer than it takes the busiest event loop.
 CONNECTING: Final = 10.0
 
@@ -143,8 +146,9 @@ def open_conversation(
         connection.settimeout(connecting)
         try:
             with register.reachable(entry.folder, name) as path:
-                connection.connect(path)
-            connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+                _connect(connection, path, connecting)
+            with contextlib.suppress(BrokenPipeError):  # it refuses before it reads, and says why
+                connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         except TimeoutError as error:
             raise Failure(f"the session {name} does not listen: its driver hangs, or is stopped") from error
         except OSError as error:
@@ -156,6 +160,20 @@ def open_conversation(
         connection.close()
         raise
     return conversation
+
+
+def _connect(connection: socket.socket, path: str, limit: float) -> None:
+    """Connect; where others wait already the kernel does not let one wait, but says so at once."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError from None
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def ask(entry: register.Entry, do: str, *, timeout: float | None = 30.0, **arguments: Any) -> dict[str, Any]:

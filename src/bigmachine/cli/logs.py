@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bigmachine.cli.choosing import chosen
+from bigmachine.cli.choosing import chosen, latest, why_ended
 from bigmachine.cli.client import OK, open_conversation
 from bigmachine.cli.printing import is_coloured, say_json_line, warn, write
 from bigmachine.session.output.paint import Painter, prefix
@@ -50,6 +50,9 @@ def run_logs(args: argparse.Namespace) -> int:
     ) as conversation:
         for line in conversation.lines():
             show(line)
+    if args.follow and (record := latest(entry)).ended is not None:
+        sys.stdout.flush()
+        warn(f"the session {record.title} ({record.id}) {why_ended(record, time.time())}")
     return OK
 
 

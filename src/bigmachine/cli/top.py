@@ -8,17 +8,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.cli.choosing import chosen
-from bigmachine.cli.client import MISSING, OK, Failure, open_conversation
+from bigmachine.cli.choosing import chosen, latest
+from bigmachine.cli.client import MISSING, OK, open_conversation
 from bigmachine.cli.listing import Listed, cost, headline, machine_row, natural
 from bigmachine.cli.printing import STATES, cut, plain, say, say_json_line, table
-from bigmachine.session.register import Entry, Record, sessions
+from bigmachine.session.register import Entry, Record
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: For a driver whose connection has ended to say why its session has.
-_ENDING: Final = 3.0
 _KEYS: Final = {"name": "name", "cpu": "cpu", "mem": "mem", "calls": "rate"}
 _HEADS: Final = ("MACHINE", "STATE", "CPU %", "MEMORY MiB", "CALLS/s", "TOOK ms", "FAILED", "PING ms", "LAST LINE")
 _NUMBERS: Final = range(2, 8)
@@ -57,7 +55,7 @@ def run_top(args: argparse.Namespace) -> int:
             for line in [_head(entry.record, look), *table(rows_of(look, args.sort), _HEADS, right=_NUMBERS), ""]:
                 say(line)
             sys.stdout.flush()
-    record = _latest(entry)
+    record = latest(entry)
     if record.ended is not None:
         _show_ended(record, is_json=args.json)
     return OK
@@ -66,24 +64,6 @@ def run_top(args: argparse.Namespace) -> int:
 def _looks(entry: Entry, args: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
     with open_conversation(entry, "top", count=args.count or 0, period=args.delay) as conversation:
         yield from conversation.lines()
-
-
-def _latest(entry: Entry) -> Record:
-    """Give the record of a session whose connection has ended; it says why in a moment, if that was its end."""
-    end = time.monotonic() + _ENDING
-    while True:
-        record = next((each.record for each in sessions() if each.record.id == entry.record.id), entry.record)
-        if record.ended is not None or time.monotonic() > end or _still_listens(entry):
-            return record
-        time.sleep(0.05)
-
-
-def _still_listens(entry: Entry) -> bool:
-    try:
-        open_conversation(entry, "brief", timeout=1.0, connecting=1.0).close()
-    except Failure:
-        return False
-    return True
 
 
 def _show_ended(record: Record, *, is_json: bool) -> None:

@@ -62,6 +62,8 @@ class Presence:
         try:
             folder = register.made_folder()
             record = _record_of(session)
+            if not record.born:
+                raise ValueError("when this process was started cannot be found out")
             listener = socket.socket(socket.AF_UNIX)
             try:
                 listener.setblocking(False)

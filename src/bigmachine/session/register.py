@@ -142,7 +142,10 @@ def born(pid: int) -> str:
 
 def is_alive(record: Record) -> bool:
     """Tell whether the session's driver is there, and has not ended the session."""
-    return record.ended is None and record.place == here() and born(record.pid) == record.born
+    if record.ended is not None or record.place != here():
+        return False
+    now = born(record.pid)
+    return bool(now) and now == record.born
 
 
 # the command line that a driver was started with
