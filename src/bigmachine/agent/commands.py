@@ -51,13 +51,10 @@ def agent_command(
 
 
 def _own_interpreter() -> list[str]:
-    from bigmachine.errors import ImageError  # in the driver only: an agent does not need these
-    from bigmachine.image import interpreter_args
+    from bigmachine.image.interpreter import executable, interpreter_flags  # in the driver only
 
-    try:
-        return interpreter_args()
-    except ImageError:
-        return []  # it will be said of the machines, if they have no other
+    program = executable()
+    return [program, *interpreter_flags()] if program else []  # it will be said of the machines, if they have no other
 
 
 def program_command(interpreter: list[str], sys_path: list[str], agent_pid: int, files: int) -> list[str]:

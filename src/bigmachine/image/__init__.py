@@ -1,9 +1,39 @@
-"""The program as something that machines run: what its main is, and running it again."""
+"""The program as something that machines run: what its main is, and running it again.
 
-from bigmachine.image.entry import Entry, Form, detect
-from bigmachine.image.image import Image
-from bigmachine.image.interpreter import interpreter_args
-from bigmachine.image.rerun import program_traceback, run
-from bigmachine.image.search import search_path
+Importing this package loads nothing until a name is asked for: a local agent starts with `interpreter` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigmachine.image.entry import Entry, Form, detect
+    from bigmachine.image.image import Image
+    from bigmachine.image.interpreter import interpreter_args
+    from bigmachine.image.rerun import program_traceback, run
+    from bigmachine.image.search import search_path
+
+_HOME = {
+    "Entry": "entry",
+    "Form": "entry",
+    "Image": "image",
+    "detect": "entry",
+    "interpreter_args": "interpreter",
+    "program_traceback": "rerun",
+    "run": "rerun",
+    "search_path": "search",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = ["Entry", "Form", "Image", "detect", "interpreter_args", "program_traceback", "run", "search_path"]

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-
-from bigmachine.errors import ImageError
-from bigmachine.frozen import frozen
+from typing import NamedTuple
 
 #: Options that take a value, attached or as the next argument. The last two end the interpreter's own options.
 _WITH_VALUE = "WXcm"
@@ -32,8 +30,7 @@ _COUNTED = {
 }
 
 
-@frozen
-class CommandLine:
+class CommandLine(NamedTuple):
     """What an interpreter's command line says: its options' letters, and what it is to run.
 
     `target` is "-c", "-m", "-" (standard input or a prompt), or the path of a file; None if there is no command line.
@@ -82,17 +79,20 @@ def interpreter_args() -> list[str]:
     Raises:
         ImageError: This process is not run by an interpreter that can be started (a frozen or embedded program).
     """
-    return [_executable(), *interpreter_flags()]
+    if program := executable():
+        return [program, *interpreter_flags()]
+    from bigmachine.errors import ImageError  # not before a local agent is on its way, see `agent.spawned`
 
-
-def _executable() -> str:
-    if sys.executable and not getattr(sys, "frozen", False):
-        return sys.executable
     what = f"frozen program {sys.executable}" if sys.executable else "program that embeds Python"
     raise ImageError(
         f"this {what} is no Python interpreter that could be started for a machine: "
         "name one that has the same packages by image=Image(python=...)"
     )
+
+
+def executable() -> str:
+    """Return the interpreter that runs this process; empty if none does that could be started."""
+    return "" if getattr(sys, "frozen", False) else sys.executable or ""
 
 
 def interpreter_flags() -> list[str]:

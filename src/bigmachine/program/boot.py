@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
-import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 # A driver comes by here before anything else, and needs none of what its machines do.
@@ -30,19 +28,21 @@ _current: Boot | None = None
 _untimely: list[Untimely] | None = None
 
 
-@dataclass(slots=True, eq=False)
 class Boot:
     """This machine: who it is, what it was told to be, and its line to the agent. `is_served`: `serve` was reached.
 
     `blank`: what its zygote has prepared for `server_context`.
     """
 
-    identity: Identity
-    spec: LaunchSpec
-    channel: BlockingChannel
-    blank: ssl.SSLContext | None = None
-    is_served: bool = False
-    debugging: Debugging | None = None
+    def __init__(
+        self, identity: Identity, spec: LaunchSpec, channel: BlockingChannel, blank: ssl.SSLContext | None = None
+    ) -> None:
+        self.identity = identity
+        self.spec = spec
+        self.channel = channel
+        self.blank = blank
+        self.is_served = False
+        self.debugging: Debugging | None = None
 
 
 class Untimely(BaseException):
@@ -107,6 +107,8 @@ def check_image(spec: LaunchSpec) -> None:
     """
     if not spec.root:
         return
+    import json
+
     from bigmachine.errors import ImageError
     from bigmachine.image.manifest import MARK
 

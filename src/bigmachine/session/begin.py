@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bigmachine import _uncollected, program
-from bigmachine.errors import InvalidCall
+from bigmachine.session.descriptors import occupy_standard_descriptors
 
 if TYPE_CHECKING:
     from bigmachine.config import Settings
@@ -53,7 +53,10 @@ def start(
     """
     init()
     with _uncollected():  # most of what follows is imports
+        if system == "local":
+            return _start_locally(name, output, events)
         from bigmachine import config
+        from bigmachine.errors import InvalidCall
         from bigmachine.system import System, create
 
         if system is None or isinstance(system, str):
@@ -63,6 +66,27 @@ def start(
         if not isinstance(system, System):
             raise InvalidCall(f"start() takes a System or the name of one, not {system!r}")
         return open_session(system, name, config.load(), output, events)
+
+
+def _start_locally(name: str, output: OutputTarget | None, events: EventTarget | None) -> Session:
+    """Start a session on this computer: before all else its agent, which all else waits for; see `agent.spawned`."""
+    from bigmachine.agent.spawned import SpawnedAgent
+
+    occupy_standard_descriptors()
+    agent = SpawnedAgent()
+    try:
+        from bigmachine import config
+        from bigmachine.system import create
+        from bigmachine.systems.local import LocalSystem
+
+        settings = config.load("local")
+        system = create("local", settings.options)
+        assert isinstance(system, LocalSystem)
+        system.take(agent)
+    except BaseException:
+        agent.end(_LEAST)
+        raise
+    return open_session(system, name, settings, output, events, is_ours=True)
 
 
 def open_session(
@@ -78,8 +102,6 @@ def open_session(
 
     `is_ours`: nobody else has the system, which may be of no more use if this fails.
     """
-    from bigmachine.session.descriptors import occupy_standard_descriptors
-
     occupy_standard_descriptors()
     if is_ours:
         system.claim()

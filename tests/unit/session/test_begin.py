@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import bigmachine
 import bigmachine.session
-from bigmachine.errors import ProvisionError
+from bigmachine.agent.spawned import SpawnedAgent
+from bigmachine.errors import BigmachineError, ProvisionError
 
 
 def test_the_public_names_are_these() -> None:
@@ -52,3 +55,35 @@ def test_a_start_leaves_garbage_collection_as_it_was(is_on: bool) -> None:
         assert gc.isenabled() is is_on
     finally:
         (gc.enable if was_on else gc.disable)()
+
+
+def test_a_local_agent_is_started_before_nearly_everything_is_imported() -> None:
+    """The driver's own imports take longer than all it does before, and go on beside the agent's."""
+    code = (
+        "import subprocess, sys, bigmachine\n"
+        "def popen(*_, **__):\n"
+        "    print(*sorted({'asyncio', 'ssl', 'inspect', 'bigmachine.errors', 'bigmachine.rpc'} & {*sys.modules}))\n"
+        "    raise SystemExit\n"
+        "subprocess.Popen = popen\n"
+        "bigmachine.start('local')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_an_agent_that_is_on_its_way_is_ended_if_the_settings_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[int] = []
+    end = SpawnedAgent.end
+
+    def end_and_note(agent: SpawnedAgent, timeout: float) -> None:
+        end(agent, timeout)
+        ended.append(agent._process.returncode)
+
+    monkeypatch.setattr(SpawnedAgent, "end", end_and_note)
+    (tmp_path / "pyproject.toml").write_text("[tool.bigmachine]\nthreads = 'many'\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BigmachineError, match="threads"):
+        bigmachine.start("local")
+    assert ended == [0]

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from bigmachine import Keepalive, Launched
+from bigmachine.agent import spawned
+from bigmachine.agent.spawned import SpawnedAgent
 from bigmachine.errors import InvalidCall, ProvisionError
 from bigmachine.rpc import Reactor
 from bigmachine.system import Ticket
-from bigmachine.systems import local
 from bigmachine.systems.local import LocalSystem
 from bigmachine.trust import Authority
 from tests.unit.inside import eventually
@@ -55,7 +56,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch, pids: Path) -> RunAs:
     def choose(program: str) -> None:
         code = f"import os, sys; open(sys.argv[1], 'a').write(str(os.getpid()) + '\\n'); {program}"
         command = [sys.executable, "-I", "-S", "-c", code, str(pids)]
-        monkeypatch.setattr(local, "agent_command", lambda *args, **kwargs: command)
+        monkeypatch.setattr(spawned, "agent_command", lambda *args, **kwargs: command)
 
     choose(GOOD)
     return choose
@@ -172,7 +173,7 @@ def test_an_agent_that_dies_before_it_gets_its_orders_is_one_too(
 def test_an_agent_that_says_nothing_is_given_up(
     system: LocalSystem, ticket: Ticket, run_as: RunAs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_REPORT_TIMEOUT", 0.1)
+    monkeypatch.setattr(spawned, "_REPORT_TIMEOUT", 0.1)
     run_as(SILENT)
     with pytest.raises(ProvisionError, match=r"the agent \(process \d+\) did not come up within"):
         system.launch(1, ticket)
@@ -204,7 +205,7 @@ def test_an_unknown_interpreter_is_named(ticket: Ticket, monkeypatch: pytest.Mon
 
 
 def test_an_interpreter_that_is_not_there_is_named(ticket: Ticket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "agent_command", lambda *args, **kwargs: ["/no/such/python"])
+    monkeypatch.setattr(spawned, "agent_command", lambda *args, **kwargs: ["/no/such/python"])
     with pytest.raises(ProvisionError, match=r"the agent's process could not be started .*No such file"):
         LocalSystem().launch(1, ticket)
 
@@ -270,13 +271,13 @@ def test_an_agent_that_is_ended_between_its_orders_and_its_report_is_an_error(
     system: LocalSystem, ticket: Ticket, run_as: RunAs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_as(SILENT)
-    real = local._AgentProcess._report
+    real = SpawnedAgent._report
 
     def ended_before(agent: Any) -> bytes:
         system.shutdown(10.0)
         return real(agent)
 
-    monkeypatch.setattr(local._AgentProcess, "_report", ended_before)
+    monkeypatch.setattr(SpawnedAgent, "_report", ended_before)
     with pytest.raises(ProvisionError, match="was shut down while it started its agent"):
         system.launch(1, ticket)
 
