@@ -108,6 +108,28 @@ def test_an_agent_that_is_killed_leaves_nothing(
     wait_for(lambda: not groups(agent), "the control groups are removed", AT_ONCE)
 
 
+def test_an_undertaker_that_was_relieved_leaves_its_work_to_the_next(
+    groups: Callable[[int], list[str]], cluster: Cluster
+) -> None:
+    settle(cluster.machines)
+    agent = agent_pid(cluster.machine)
+    wait_for(lambda: is_relieved(agent), "the undertaker is a fork of the zygote, and the first one is gone")
+    pids = [agent, *below(agent), cluster.machine.call(Mortal.start_recluse), cluster.machine.call(Mortal.start_fork)]
+    os.kill(agent, signal.SIGKILL)
+    wait_until_gone(pids, AT_ONCE)
+    wait_for(lambda: not groups(agent), "the control groups are removed", AT_ONCE)
+
+
+def is_relieved(agent: int) -> bool:
+    """Tell whether an agent has one undertaker, and that was started after its zygote."""
+    named: dict[str, list[int]] = {}
+    for pid in below(agent):
+        name, _, fields = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        named.setdefault(name, []).append(int(fields.split()[19]))  # when it was started: proc_pid_stat(5)
+    undertakers, zygotes = named.get("bigm-undertaker", []), named.get("bigm-zygote", [])
+    return len(undertakers) == 1 and undertakers[0] > min(zygotes)
+
+
 def test_without_control_groups_what_an_agent_leaves_is_found_by_its_mark(
     tmp_path: Path,
 ) -> None:

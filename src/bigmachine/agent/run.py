@@ -30,6 +30,7 @@ from bigmachine.agent.reaper import Reaper
 from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
+from bigmachine.agent.zygote import ForkRefused
 from bigmachine.rpc import Codec, Link, Server, ServiceTable, serve_socket
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 #: For what makes this thread wait: a machine's move into its control group (the kernel makes one after the other, so
 #: that more threads only take memory), and a provider that is asked whether it will take the host back.
 _THREADS: Final = 2
+#: So many seconds after its start the agent has its undertaker relieved: the first machines are more urgent.
+_RELIEVED: Final = 0.5
 #: An agent that has given no sign of life for its lease and this many seconds is ended by its undertaker.
 _SILENCE: Final = 5.0
 
@@ -117,12 +120,27 @@ async def _serve(
         loop.create_task(host.watch(), name="clocks"),
         loop.create_task(host.watch_memory(), name="memory"),
         *([loop.create_task(_watch_notices(orders.notices, host), name="notices")] if orders.notices else []),
+        *([loop.create_task(_relieve(undertaker, zygote), name="undertaker")] if undertaker and zygote else []),
     ]
     await host.over.wait()
     for watch in watches:
         watch.cancel()
     door.close()
     await server.close()
+
+
+async def _relieve(undertaker: Undertaker, zygote: Zygote) -> None:
+    """Have the undertaker be a fork of the zygote."""
+    await asyncio.sleep(_RELIEVED)
+    read, write = os.pipe()
+    try:
+        pid = await zygote.undertake(read)
+    except BaseException as error:
+        os.close(write)
+        if not isinstance(error, ForkRefused):
+            raise
+    else:
+        undertaker.relieve(pid, write)
 
 
 async def _watch_notices(provider: str, host: Host) -> None:

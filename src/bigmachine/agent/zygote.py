@@ -130,16 +130,27 @@ class Zygote:
         Raises:
             ForkRefused: if it does not come about.
         """
+        # All that has asked before a look at the files of its modules is content with that look.
+        return await self._ask({"k": "fork", "t": time.monotonic_ns()}, (control, stdout, stderr))
+
+    async def undertake(self, pipe: int) -> int:
+        """Fork an undertaker that reads `pipe` (it is closed here) and become its parent; gives its pid.
+
+        Raises:
+            ForkRefused: if it does not come about.
+        """
+        return await self._ask({"k": "undertake"}, (pipe,))
+
+    async def _ask(self, body: Mapping[str, object], fds: tuple[int, ...]) -> int:
         if self._channel is None or self._loop is None or self._why_not:
-            for fd in (control, stdout, stderr):
+            for fd in fds:
                 os.close(fd)
             raise ForkRefused(self._why_not or "the zygote is not attached")
         future: asyncio.Future[int] = self._loop.create_future()
         self._waiting.append(future)
         timer = self._loop.call_later(PATIENCE, self._give_up, f"the zygote did not answer for {PATIENCE:.0f} s")
         try:
-            # All that has asked before a look at the files of its modules is content with that look.
-            self._channel.send({"k": "fork", "t": time.monotonic_ns()}, (control, stdout, stderr))
+            self._channel.send(body, fds)
             return await future
         finally:
             timer.cancel()

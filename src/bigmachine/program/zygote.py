@@ -34,6 +34,7 @@ from bigmachine import trust
 from bigmachine.agent.control import BlockingChannel
 from bigmachine.agent.prctl import die_with, name_process
 from bigmachine.agent.processes import threads
+from bigmachine.agent.undertaker import serve_as_undertaker
 from bigmachine.program import preload
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 #: What every machine will import anyway, beyond what the agent has.
 _OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", "bigmachine.session.session")
 
-#: How many files come with a request: a zygote's channel; control, stdout and stderr of a machine.
-_FILES: Final = {"sprout": 1, "fork": 3}
+#: How many files come with a request: a zygote's channel; an undertaker's pipe; control, stdout, stderr of a machine.
+_FILES: Final = {"sprout": 1, "undertake": 1, "fork": 3}
 #: So many machines are forked together, at most: the first of them waits for the last.
 _TOGETHER: Final = 8
 
@@ -105,6 +106,8 @@ def _serve(channel: BlockingChannel, agent: int, blank: ssl.SSLContext, loaded: 
             channel.close()
             if born.kind == "sprout":
                 _sprout(born, agent, blank)
+            if born.kind == "undertake":
+                serve_as_undertaker(born.fds[0], agent)
             _become(born.fds, agent, blank, loaded)
         _close_all(messages)
         for pid in pids:
