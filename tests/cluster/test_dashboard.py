@@ -6,17 +6,25 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bigmachine
 from bigmachine import Session
+from bigmachine.system.cost import Receipt, Use
+from bigmachine.systems.local import LocalSystem
 
-playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium here")
+#: The browser: this program, if it is said, and then it has to work; else what is installed; else playwright's own.
+WANTED = os.environ.get("BIGMACHINE_BROWSER", "")
+if WANTED:
+    import playwright.sync_api as playwright
+else:
+    playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright here")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 expect = playwright.expect
 
 
@@ -40,7 +48,10 @@ class Work:
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         expect.set_options(timeout=20_000)
-        browser = started.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        program = WANTED or next(filter(None, map(shutil.which, NAMES)), None)
+        if program is None and not Path(started.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium here: install Debian's chromium, or run `playwright install chromium`")
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -140,7 +151,8 @@ def test_a_button_opens_a_flame_graph(session: Session, seen: tuple[Any, Problem
     frame = page.frame_locator("#viewer-frame")
     expect(frame.get_by_text("Left Heavy")).to_be_visible()
     expect(frame.locator("canvas").first).to_be_visible()
-    expect(page.locator("#viewer-said")).to_have_text("")
+    said = "by type, not by who allocated it (a census of the objects that there are)" if button == "Heap" else ""
+    expect(page.locator("#viewer-said")).to_have_text(said)
     call.cancel()
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#viewer")).not_to_be_visible()
@@ -160,6 +172,68 @@ def test_a_profile_without_anything_in_it_says_so(session: Session, seen: tuple[
     page.keyboard.press("Escape")
     expect(page.locator("#viewer")).not_to_be_visible()
     assert problems.seen == []
+
+
+def test_who_is_missing_from_a_profile_is_named_beside_it(browser: Any) -> None:
+    with bigmachine.start("local", output="off") as session:
+        machines = session.start(3, services=[Work()])
+        for machine in machines:
+            machine.wait()
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(session.serve_debug(port=0))
+        expect(page.locator("#t-machines")).to_have_text("3 running")
+        page.locator("#viewer-seconds").evaluate("field => { field.value = '3' }")
+        calls = [machine.submit(Work.spin) for machine in machines]
+        pids = [machine.call("Supervisor.getpid") for machine in machines[1:]]
+        page.get_by_role("button", name="CPU profile", exact=True).click()
+        expect(page.locator("#viewer-said")).to_contain_text("sampling")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        expect(page.locator("#viewer-said")).to_have_text("missing: m2, m3: it stopped (signal)")
+        expect(page.locator("#viewer-said")).to_have_class("warning")
+        expect(page.frame_locator("#viewer-frame").get_by_text("Left Heavy")).to_be_visible()
+        calls[0].cancel()
+        context.close()
+
+
+class Priced(LocalSystem):
+    """Local machines, as if the first session's agent were on a host that costs something."""
+
+    host = ""
+
+    def cost(self) -> Receipt | None:
+        uses = (Use("i-1", "c5.large", "a", "spot", 3.6, time.time() - 1000, agent_id=self.host),) if self.host else ()
+        return Receipt(uses, time.time())
+
+
+def test_what_machines_cost_is_shown_and_where_they_have_no_price_a_dash(browser: Any) -> None:
+    system = Priced()
+    with bigmachine.start(system, output="off") as session:
+        machines = session.start(2, services=[Work()])
+        for machine in machines:
+            machine.wait()
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(session.serve_debug(port=0))
+        costs = page.locator("#machines thead th").all_text_contents().index("cost")
+        cell = row(page, "m2").locator(f":scope > *:nth-child({costs + 1})")
+        expect(cell).to_have_text("\u2013")  # a dash
+        system.host = machines[0].machine_id.rpartition("-")[0]
+        expect(cell).to_have_text(re.compile(r"\$0\.5\d"))  # they share a host
+        expect(page.locator("#t-cost")).to_have_text(re.compile(r"\$1\.0\d \(\$3\.60/h\)"))
+        context.close()
+
+
+def test_the_page_fits_a_telephone(browser: Any, session: Session) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    page.goto(session.serve_debug(port=0))
+    expect(page.locator("#machines tbody tr")).to_have_count(3)
+    for name in ("Machines", "Calls", "Log", "Start"):
+        page.get_by_role("tab", name=name).click()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    context.close()
 
 
 def test_the_page_is_worked_by_keys_alone(seen: tuple[Any, Problems]) -> None:

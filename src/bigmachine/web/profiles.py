@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -70,29 +70,32 @@ def shortened_comments(comments: Sequence[str]) -> str:
 def index(session: Session) -> Answer:
     """List the profiles, of all machines and of each."""
     helps = session.profiles()
-    rows = [("all machines", "")]
-    rows += [(f"{each.name}, {each.address}", f"&machine={quote(each.name)}") for each in session.machines()]
-    parts = [_HEAD]
-    for title, machine in rows:
-        parts.append(f"<h2>{escape(title)}</h2>\n<table>\n")
-        for name, kind in PROFILES.items():
-            parts.append(
-                f"<tr><th scope=row><a href='{name}?debug=1{escape(machine)}'>{name}</a></th>"
-                f"<td>{escape(helps[kind])}</td>"
-                f"<td><a href='{name}?format=svg{escape(machine)}'>flame graph</a></td>"
-                f"<td><a href='{name}?format=pprof{escape(machine)}'>pprof</a></td></tr>\n"
-            )
-        parts.append(f"</table>\n<p><a href='goroutine?debug=2{escape(machine)}'>full stack dump</a></p>\n")
+    parts = [_HEAD, "<h2>all machines</h2>\n", *_table(helps, "")]
+    for each in session.machines():
+        parts.append(f"<details><summary>{escape(each.name)}, {escape(each.address)}</summary>\n")
+        parts += [*_table(helps, f"&machine={quote(each.name)}"), "</details>\n"]
     parts.append("<h2>parameters</h2>\n<table>\n")
     parts += [f"<tr><th scope=row>{name}</th><td>{escape(what)}</td></tr>\n" for name, what in PARAMETERS.items()]
-    parts.append("</table>\n")
+    parts.append("</table>\n</main>\n")
     return Answer(200, "".join(parts).encode(), HTML)
+
+
+def _table(helps: Mapping[str, str], machine: str) -> Iterator[str]:
+    yield "<table>\n"
+    for name, kind in PROFILES.items():
+        yield (
+            f"<tr><th scope=row><a href='{name}?debug=1{escape(machine)}'>{name}</a></th>"
+            f"<td>{escape(helps[kind])}</td>"
+            f"<td><a href='{name}?format=svg{escape(machine)}'>flame graph</a></td>"
+            f"<td><a href='{name}?format=pprof{escape(machine)}'>pprof</a></td></tr>\n"
+        )
+    yield f"</table>\n<p><a href='goroutine?debug=2{escape(machine)}'>full stack dump</a></p>\n"
 
 
 _HEAD: Final = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>profiles</title><link rel="icon" href="data:,"><link rel="stylesheet" href="../static/dashboard.css">
-<body class="plain"><h1>Profiles</h1>
+<body><main class="plain"><h1>Profiles</h1>
 <p><a href="../">dashboard</a> · <a href="../status">status</a> · <a href="../vars">variables</a></p>
 <p>Profiles of the processor and of the interpreter's lock sample for 30 seconds, or as long as <code>seconds=</code>
 says. For <code>go tool pprof</code>, give it the address of a profile, with the token of this session.</p>

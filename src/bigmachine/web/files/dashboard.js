@@ -53,7 +53,7 @@ function newRow(id, f) {
 
 function showRow(m) {
   const f = m.fields, c = m.cells;
-  put(c.address, f.address || "");
+  put(c.address, f.host || f.address || ""); c.address.title = f.address || "";
   const cls = `state ${f.state}`; if (c.state.className !== cls) c.state.className = cls;
   put(c.state, f.state.toLowerCase() + (f.state === "STARTING" && f.phase ? `: ${f.phase}` : ""));
   put(c.mem, f.mem == null ? "–" : size(f.mem));
@@ -65,6 +65,7 @@ function showRow(m) {
   }
   put(c.cpu, f.cpu == null ? "–" : `${f.cpu} %`); put(c.rate, rate(f.rate));
   put(c.took, millis(f.took));
+  c.tr.classList.toggle("stopped", f.state === "STOPPED");
   const late = f.state === "RUNNING" && f.lease && f.lease < now + (Date.now() - heardAt) / 1000;
   put(c.alive, f.state === "STOPPED" ? "–" : late ? "late" : millis(f.alive));
   put(c.cost, dollars(f.cost)); c.cost.title = f.price ? `${dollars(f.price)} an hour, its part of its host's price` : "";
