@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bigmachine.cli.choosing import user, why_ended
 from bigmachine.cli.client import OK, Failure, ask
-from bigmachine.cli.printing import STATES, ago, clock, cut, painted, plain, say, say_json, table
+from bigmachine.cli.printing import STATES, ago, clock, cut, natural, painted, plain, say, say_json, table
 from bigmachine.session.register import Entry, Record, read_told, sessions
 
 #: For a driver that is busy or stopped; then its record is shown as it wrote it last.
@@ -119,12 +119,6 @@ def _show(each: Listed, now: float, most: int | None) -> None:
         say(f"    {len(rows) - most} more machines: --all shows them")
 
 
-def natural(name: str) -> tuple[str, int, str]:
-    """Give what puts m2 before m10."""
-    digits = name[len(name.rstrip("0123456789")) :]
-    return name.removesuffix(digits), int(digits or 0), name
-
-
 def headline(each: Listed, now: float) -> str:
     """Say what a session is, in a line."""
     record = each.record
@@ -167,4 +161,4 @@ def machine_row(machine: Mapping[str, Any]) -> list[str]:
     ]
 
 
-__all__ = ["Listed", "add_ec2", "add_ls", "cost", "counted", "headline", "listed", "machine_row", "natural", "run_ls"]
+__all__ = ["Listed", "add_ec2", "add_ls", "cost", "counted", "headline", "listed", "machine_row", "run_ls"]

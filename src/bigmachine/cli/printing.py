@@ -99,6 +99,12 @@ def cut(line: str) -> str:
     return line if len(line) <= columns else f"{line[: columns - 1]}…"
 
 
+def natural(name: str) -> tuple[str, int, str]:
+    """Give what puts m2 before m10."""
+    digits = name[len(name.rstrip("0123456789")) :]
+    return name.removesuffix(digits), int(digits or 0), name
+
+
 def ago(seconds: float) -> str:
     """Say how long something took, or how long ago it was, in two parts."""
     whole = max(0, round(seconds))
@@ -122,6 +128,7 @@ __all__ = [
     "clock",
     "cut",
     "is_coloured",
+    "natural",
     "painted",
     "plain",
     "say",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bigmachine.cli.choosing import chosen
 from bigmachine.cli.client import OK, USAGE, Failure, open_conversation
-from bigmachine.cli.printing import plain, say, say_json, warn, write
+from bigmachine.cli.printing import natural, plain, say, say_json, warn, write
 from bigmachine.session.register import Entry
 
 #: What the name of a file says about its format.
@@ -127,7 +127,7 @@ def _run(
     elif args.out in (None, "-"):
         _write(data, format_)
     else:
-        say(f"{args.out}: {kind} of {', '.join(told['taken'])}, {len(data):,} bytes of {format_}")
+        say(f"{args.out}: {kind} of {', '.join(sorted(told['taken'], key=natural))}, {len(data):,} bytes of {format_}")
     return OK
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.cli.choosing import chosen, latest
 from bigmachine.cli.client import MISSING, OK, open_conversation
-from bigmachine.cli.listing import Listed, cost, headline, machine_row, natural
-from bigmachine.cli.printing import STATES, cut, plain, say, say_json_line, table
+from bigmachine.cli.listing import Listed, cost, headline, machine_row
+from bigmachine.cli.printing import STATES, cut, natural, plain, say, say_json_line, table
 from bigmachine.session.register import Entry, Record
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bigmachine.cli.choosing import chosen
 from bigmachine.cli.client import MISSING, OK, Failure, ask
-from bigmachine.cli.printing import say, say_json, table
+from bigmachine.cli.printing import natural, say, say_json, table
 
 
 def add_vars(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,10 @@ def run_vars(args: argparse.Namespace) -> int:
         say_json(wanted)
         return OK
     names = sorted({name for readings in wanted.values() for name in readings})
-    machines = [*(each for each in wanted if each != "_sum"), *(["_sum"] if len(wanted) > 2 else [])]
+    machines = [
+        *sorted((each for each in wanted if each != "_sum"), key=natural),
+        *(["_sum"] if len(wanted) > 2 else []),
+    ]
     rows = [
         [name, machine, _short(wanted[machine][name])]
         for name in names

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from bigmachine.session.session import Session
 
 _log = logging.getLogger("bigmachine")
-#: What changes within this is written together.
+#: What changes within this is written together; the end of a machine sooner, for it may be the driver's, too.
 _PAUSE: Final = 1.0
+_SOON: Final = 0.05
+#: So often it is written in any case: of a driver that is gone, the record says how long ago it was still there.
+_BEAT: Final = 60.0
 #: Machines that have stopped and are still told of.
 _STOPPED: Final = 200
 #: For what has been written last to reach those who follow it, and for them to be told of the end.
@@ -85,6 +88,7 @@ class Presence:
 
     def _listen(self) -> None:
         self._session._reactor.loop.add_reader(self._listener, self._accept)
+        self._save_in(_BEAT)
 
     def _accept(self) -> None:
         try:
@@ -102,13 +106,21 @@ class Presence:
 
     def changed(self) -> None:
         """Machines have come, or changed their state: note it soon."""
-        if self._saving is None and self._why is None:
-            self._saving = self._session._reactor.loop.call_later(_PAUSE, self._save)
+        self._save_in(_PAUSE)
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped."""
         self._stopped.append(told_of(machine))
-        self.changed()
+        self._save_in(_SOON)
+
+    def _save_in(self, seconds: float) -> None:
+        loop = self._session._reactor.loop
+        if self._saving is not None:
+            if self._saving.when() <= loop.time() + seconds:
+                return
+            self._saving.cancel()
+        if self._why is None:
+            self._saving = loop.call_later(seconds, self._save)
 
     def machines(self) -> list[dict[str, object]]:
         """Tell of all machines that there are, and of the last ones that have stopped."""
@@ -127,6 +139,7 @@ class Presence:
     def _save(self) -> None:
         self._saving = None
         self._write()
+        self._save_in(_BEAT)
 
     def _write(self, ended: Ended | None = None) -> None:
         try:
