@@ -6,12 +6,13 @@ frame object, so that printing, `traceback` and `pdb.pm()` work on it as on any 
 the source is shown although the file is not here, and a debugger prints what the variables were.
 
 Values are described, never sent: `reprlib` bounds what it knows, everything is cut at `_LONGEST` characters, and
-variables whose names speak of secrets are masked.
+variables, and values in dictionaries, whose names speak of secrets are masked.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import linecache
 import re
 import reprlib
@@ -28,7 +29,12 @@ _LONGEST: Final = 200
 _MOST_LOCALS: Final = 50
 #: Objects with more elements are not described by their own `__repr__`, which may take any time.
 _MANY: Final = 10_000
-_SECRET: Final = re.compile(r"passw|passphrase|secret|token|credential|cookie|(api|private|auth)_?key", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"passw|passphrase|pwd|secret|token|credential|cookie|authorization|bearer|dsn\b"
+    r"|(api|private|auth|access|signing|encryption|master|session|ssh|account)[_-]?key",
+    re.IGNORECASE,
+)
+_HIDDEN: Final = "<hidden: its name looks like a secret's>"
 #: So many remote files' lines are kept for showing; the oldest go first.
 _MOST_FILES: Final = 512
 #: Lines further down in a file are not shown: each line before them takes a place in the list, whoever says so.
@@ -53,6 +59,22 @@ class _Short(reprlib.Repr):
         except Exception:  # noqa: BLE001 (a user's __len__)
             many = False
         return f"<{type(x).__name__}>" if many else super().repr_instance(x, level)
+
+    def repr_dict(self, x: dict[object, object], level: int) -> str:
+        """Describe its first items as they come (reprlib sorts all), and not what keys that speak of secrets have."""
+        if level <= 0:
+            return "{...}"
+        parts = []
+        for key, value in itertools.islice(x.items(), self.maxdict):
+            is_secret = isinstance(key, str) and _SECRET.search(key)
+            parts.append(f"{self.repr1(key, level - 1)}: {_HIDDEN if is_secret else self.repr1(value, level - 1)}")
+        return f"{{{', '.join([*parts, *(['...'] if len(x) > self.maxdict else [])])}}}"
+
+    def repr_set(self, x: set[object], level: int) -> str:
+        return f"<set of {len(x)}>" if len(x) > _MANY else super().repr_set(x, level)
+
+    def repr_frozenset(self, x: frozenset[object], level: int) -> str:
+        return f"<frozenset of {len(x)}>" if len(x) > _MANY else super().repr_frozenset(x, level)
 
 
 _short: Final = _Short()
@@ -94,7 +116,7 @@ def _described(frame: FrameType) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
         if _SECRET.search(name):
-            told[name] = "<hidden: its name looks like a secret's>"
+            told[name] = _HIDDEN
             continue
         try:
             text = _short.repr(value)

@@ -142,6 +142,36 @@ def test_values_that_cannot_be_described_are_named() -> None:
     assert build([frame], "m1") is not None
 
 
+def locals_of(first: object, second: object = None, third: object = None) -> dict[str, str]:
+    """Describe three variables, as those of a frame that failed are."""
+    try:
+        raise ValueError
+    except ValueError as error:
+        [frame] = take(error.__traceback__)
+    return frame[6]
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "db_pwd", "access_key", "API-KEY", "Authorization", "aws_secret_access_key", "id_token"]
+)
+def test_what_speaks_of_secrets_is_hidden_in_variables_and_in_dictionaries(name: str) -> None:
+    named = locals_of({name: "hunter2", "n": 1}, [{"deep": {name: "hunter2"}}])
+    assert "hunter2" not in str(named)
+    assert "'n': 1" in named["first"]
+    assert "hidden" in named["first"]
+
+
+def test_large_containers_are_described_at_once() -> None:
+    large: dict[int, int] = dict.fromkeys(range(2_000_000, 0, -1), 0)
+    few, many = set(large), frozenset(large)
+    begin = time.thread_time()
+    named = locals_of(large, few, many)
+    assert time.thread_time() - begin < 0.1  # to sort them would take a second
+    assert named["first"].startswith("{2000000: 0, 1999999: 0, ")
+    assert named["first"].endswith(", ...}")
+    assert (named["second"], named["third"]) == ("<set of 2000000>", "<frozenset of 2000000>")
+
+
 @pytest.mark.parametrize("code", ["<string>", "<stdin>"])
 def test_code_without_a_file_has_frames_too(code: str) -> None:
     space: dict[str, Callable[..., object]] = {}
