@@ -351,7 +351,7 @@ def _read(path: str, folder: str) -> Source | None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): make it readable, or move it away") from error
     # Most pyproject.toml are other people's business: a broken one must not stop a program that asked nothing of it.
-    if not own and b"bigmachine" not in data:
+    if not own and not _may_concern(data):
         return None
     table = _table(path, data, own)
     if table is None:
@@ -363,6 +363,12 @@ def _read(path: str, folder: str) -> Source | None:
             "remove it, or run from another folder"
         )
     return Source(path if own else f"{path} [tool.bigmachine]", table, folder)
+
+
+def _may_concern(data: bytes) -> bool:
+    """Tell whether a TOML file may have a table `tool.bigmachine`: to parse one takes 5 ms that most starts save."""
+    squeezed = data.translate(None, b" \t\"'")
+    return b"bigmachine" in squeezed and any(key in squeezed for key in (b"tool.bigmachine", b"[tool]", b"tool="))
 
 
 def _table(path: str, data: bytes, own: bool) -> Mapping[str, object] | None:

@@ -292,3 +292,29 @@ def test_importing_it_loads_neither_argparse_nor_tomllib() -> None:
 
 def _source() -> str:
     return str(Path(config.__file__).parents[1])
+
+
+class TestWhatIsParsed:
+    """Parsing takes longer than all else about settings, and most files have none of ours."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[tool.bigmachine]\nsystem = 'ssh'",
+            "[ tool . bigmachine ]\nsystem = 'ssh'",
+            "[tool.'bigmachine']\nsystem = 'ssh'",
+            '["tool"."bigmachine"]\nsystem = "ssh"',
+            "[tool]\nbigmachine = {system = 'ssh'}",
+            "[tool]\nbigmachine.system = 'ssh'",
+            "tool.bigmachine.system = 'ssh'",
+            "tool = {bigmachine = {system = 'ssh'}}",
+            "tool\t=\t{ other = 1, bigmachine.system = 'ssh' }",
+        ],
+    )
+    def test_however_toml_spells_our_table_it_is_found(self, folder: Path, text: str) -> None:
+        (folder / "pyproject.toml").write_text(text)
+        assert load().system == "ssh"
+
+    def test_a_file_that_only_names_us_is_not_parsed(self, folder: Path) -> None:
+        (folder / "pyproject.toml").write_text("[project]\ndependencies = ['bigmachine']\n[tool.ruff]\n= nonsense")
+        assert load().system == "local"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.identity import give_identity
     from bigmachine.agent.images import Onward
     from bigmachine.agent.launch import LaunchSpec, Preload
-    from bigmachine.agent.supervisor import KeepaliveReply, MachineInfo
+    from bigmachine.agent.replies import KeepaliveReply, MachineInfo
 
 _HOME = {
     "Bootstrap": "bootstrap",
@@ -33,9 +33,9 @@ _HOME = {
     "Dumped": "events",
     "Event": "events",
     "Halted": "events",
-    "KeepaliveReply": "supervisor",
+    "KeepaliveReply": "replies",
     "LaunchSpec": "launch",
-    "MachineInfo": "supervisor",
+    "MachineInfo": "replies",
     "MemoryShort": "events",
     "Noticed": "events",
     "Onward": "images",

@@ -31,7 +31,9 @@ _SHARED: Final = (
     "bigmachine.agent.supervisor",
     "bigmachine.agent.launch",
     "bigmachine.agent.records",
-    "bigmachine.rpc",
+    "bigmachine.rpc.link",
+    "bigmachine.rpc.net",
+    "bigmachine.rpc.server",
     "encodings.ascii",  # in which `aiofastnet` writes a peer's certificate
 )
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bigmachine.agent import pyspy
 from bigmachine.agent.conversing import Conversing
 from bigmachine.agent.processes import look_at
+from bigmachine.agent.replies import KeepaliveReply, MachineInfo
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, MachineStopped
-from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,27 +38,6 @@ _PROFILE: Final = 30.0
 #: A process that has begun to exit has closed its files, and is reported once its pipes are read: within half a second.
 _LAST_BREATH: Final = 2.0
 _PROFILES: Final = ("threads", "threads.json")
-
-
-@frozen
-class MachineInfo:
-    """What kind of machine this is. `digest` names its image; empty where it runs the driver's own files."""
-
-    hostname: str
-    platform: str
-    python: str
-    maxprocs: int
-    pid: int
-    entry: str
-    digest: str = ""
-
-
-@frozen
-class KeepaliveReply:
-    """The lease that a machine now has, in seconds, and whether its host has memory to spare."""
-
-    next_s: float
-    healthy: bool
 
 
 class Glance(NamedTuple):

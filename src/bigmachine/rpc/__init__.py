@@ -4,22 +4,65 @@ From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the ev
 transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops, `direct` for threads that
 wait) and `server` (being called), `net` (TCP and TLS), `memory` (within a process), `http1` and `http2` (the same
 methods for curl and other languages).
+
+Importing this package loads nothing until a name is asked for: a driver calls, and needs none of what serves.
 """
 
-from bigmachine.rpc.calls import Call
-from bigmachine.rpc.codec import Codec
-from bigmachine.rpc.connector import Dialer
-from bigmachine.rpc.context import CallInfo, current_call, deadline
-from bigmachine.rpc.link import Link, Tamper
-from bigmachine.rpc.names import name_of
-from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket
-from bigmachine.rpc.pool import DEFAULT_THREADS
-from bigmachine.rpc.reactor import Reactor, new_event_loop
-from bigmachine.rpc.readers import ByteStream, Stream
-from bigmachine.rpc.server import Server
-from bigmachine.rpc.services import ServiceTable
-from bigmachine.rpc.statistics import MethodSnapshot
-from bigmachine.rpc.wire import DEFAULT_LIMIT
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.calls import Call
+    from bigmachine.rpc.codec import Codec
+    from bigmachine.rpc.connector import Dialer
+    from bigmachine.rpc.context import CallInfo, current_call, deadline
+    from bigmachine.rpc.link import Link, Tamper
+    from bigmachine.rpc.names import name_of
+    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, warm_up
+    from bigmachine.rpc.pool import DEFAULT_THREADS
+    from bigmachine.rpc.reactor import Reactor, new_event_loop
+    from bigmachine.rpc.readers import ByteStream, Stream
+    from bigmachine.rpc.server import Server
+    from bigmachine.rpc.services import ServiceTable
+    from bigmachine.rpc.statistics import MethodSnapshot
+    from bigmachine.rpc.wire import DEFAULT_LIMIT
+
+_HOME = {
+    "ByteStream": "readers",
+    "Call": "calls",
+    "CallInfo": "context",
+    "Codec": "codec",
+    "DEFAULT_LIMIT": "wire",
+    "DEFAULT_THREADS": "pool",
+    "Dialer": "connector",
+    "Link": "link",
+    "MethodSnapshot": "statistics",
+    "PeerGone": "net",
+    "Reactor": "reactor",
+    "Server": "server",
+    "ServiceTable": "services",
+    "Stream": "readers",
+    "Tamper": "link",
+    "TlsDialer": "net",
+    "current_call": "context",
+    "deadline": "context",
+    "name_of": "names",
+    "new_event_loop": "reactor",
+    "serve_socket": "net",
+    "warm_up": "net",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -43,4 +86,5 @@ __all__ = [
     "name_of",
     "new_event_loop",
     "serve_socket",
+    "warm_up",
 ]

@@ -19,11 +19,11 @@ from bigmachine.frozen import frozen
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.losses import PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
-from bigmachine.rpc.server import Server
 from bigmachine.trust import Peer, Refused, Role, check_peer, peer_of
 
 if TYPE_CHECKING:
     from bigmachine.rpc.http_connection import HttpConnection
+    from bigmachine.rpc.server import Server
 
 _log = logging.getLogger("bigmachine.rpc")
 ALPN = "bigmachine/1"
@@ -138,6 +138,11 @@ class _Shown:
 
     def getpeercert(self) -> Mapping[str, object] | None:
         return self.certificate
+
+
+def warm_up() -> None:
+    """Load what carries the first connection, before there is one: 10 ms that are free while others are waited for."""
+    _create_connection()
 
 
 def _create_connection() -> Callable[..., Any]:

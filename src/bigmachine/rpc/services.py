@@ -7,7 +7,6 @@ looked up in the class of each service. Public means: no leading underscore, and
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import types
 from collections import deque
@@ -186,6 +185,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _instead(wanted: str, there: list[str]) -> str:
+    import difflib  # for a mistake only
+
     close = difflib.get_close_matches(wanted, there, 1)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -76,6 +75,8 @@ def _load(name: str) -> Factory:
             raise ProvisionError(f"the plug-in of system {name!r} ({plug_in.value}) cannot be loaded: {exc}") from exc
     if name in _COMING:
         raise ProvisionError(f"the system {name!r} is not built yet; this version has {', '.join(names())}")
+    import difflib  # for a mistake only
+
     known = names()
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

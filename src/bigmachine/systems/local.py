@@ -17,6 +17,7 @@ from bigmachine.agent import Bootstrap, Clocks
 from bigmachine.agent.spawned import SpawnedAgent, absolute
 from bigmachine.errors import InvalidCall, ProvisionError
 from bigmachine.image import interpreter_args
+from bigmachine.rpc import warm_up
 from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of
 from bigmachine.trust import Role
 
@@ -55,8 +56,10 @@ class LocalSystem(System):
         with self._launching:
             agent = self._running_agent()
             if not agent.port:
+                orders = self._orders(agent, ticket)
+                ticket.reactor.post(warm_up)
                 try:
-                    agent.order(self._orders(agent, ticket))
+                    agent.order(orders)
                 except ProvisionError as exc:
                     self._agent = None  # the next launch begins with another one
                     agent.end(_STEP)
