@@ -1,12 +1,9 @@
 """X.509 as this project writes it: what stands in an authority's certificate and in a leaf's.
 
-Only `Authority` imports this module, when one is made (and `request`, where there is no other way): it loads
-`cryptography`, which agents and programs never need.
-
-`cryptography` makes keys and signatures here, but not the certificates: what its `x509` loads takes 20 ms of computing
-where `ec` takes 12 (2 cores, Python 3.11, cryptography 50), in each driver and before its agent can listen. The
-certificates of a session differ in five values only, so they are written here, and every byte is tested against what
-`x509` makes of the same. What others have written is never read here: for their requests `x509` is loaded.
+What `cryptography`'s `x509` loads takes 20 ms of computing (2 cores, Python 3.11, cryptography 50), in each driver and
+before its agent can listen. The certificates of a session differ in five values only, so they are written here, and
+every byte is tested against what `x509` makes of the same. What others have written is never read here: for their
+requests `x509` is loaded. Keys and signatures are OpenSSL's, see `keys`.
 """
 
 from __future__ import annotations
@@ -15,10 +12,7 @@ import datetime as dt
 import hashlib
 import secrets
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from bigmachine.trust import der
+from bigmachine.trust import der, keys
 
 _BACKDATED_S = 60.0  # a host whose clock is a little behind must not find its own certificate not valid yet
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)  # RFC 5280, section 4.1.2.5
@@ -50,8 +44,8 @@ class Issuer:
     """A certificate authority's key, and what it signs. Times are seconds since the epoch."""
 
     def __init__(self, name: str, now: float) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        public = _public(self._key.public_key())
+        self._key = keys.make_key()
+        public = self._key.point()
         key_id = hashlib.sha256(public).digest()[:20]  # RFC 7093, section 2
         self._name = der.sequence(der.set_of_one(der.sequence(_COMMON_NAME, der.text(name))))
         self._key_id = _extension("2.5.29.35", der.sequence(der.instead(0, key_id)), is_critical=False)
@@ -62,17 +56,15 @@ class Issuer:
 
     def leaf(self, dns: str, uri: str, *, serves: bool, now: float, until: float) -> tuple[bytes, bytes]:
         """Make a key and a certificate for it with these two names; return certificate and key (PEM)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        return self.certify(key.public_key(), dns, uri, serves=serves, now=now, until=until), _private(key)
+        key = keys.make_key()
+        return self.certify(key.point(), dns, uri, serves=serves, now=now, until=until), key.private()
 
-    def certify(
-        self, key: ec.EllipticCurvePublicKey, dns: str, uri: str, *, serves: bool, now: float, until: float
-    ) -> bytes:
-        """Make a certificate (PEM) for a key on P-256, with these two names, both ASCII."""
+    def certify(self, point: bytes, dns: str, uri: str, *, serves: bool, now: float, until: float) -> bytes:
+        """Make a certificate (PEM) for the key on P-256 that has this point, with these two names, both ASCII."""
         purposes = der.sequence(_CLIENT_AUTH, _SERVER_AUTH if serves else b"")
         names = der.sequence(der.instead(2, dns.encode("ascii")), der.instead(6, uri.encode("ascii")))
         return self._signed(
-            _public(key),
+            point,
             # No subject: the alternative names are the only ones, and critical for that reason (RFC 5280, 4.2.1.6).
             der.sequence(),
             now,
@@ -96,30 +88,16 @@ class Issuer:
             der.sequence(_KEY_ON_P256, der.bits(public)),
             der.inside(3, der.sequence(*extensions)),
         )
-        signature = self._key.sign(told, ec.ECDSA(hashes.SHA256()))
+        signature = self._key.sign(told)
         return der.pem("CERTIFICATE", der.sequence(told, _ECDSA_WITH_SHA256, der.bits(signature)))
-
-
-def _public(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Give a public key as certificates have it: its point, uncompressed (SEC 1, section 2.3.3)."""
-    numbers = key.public_numbers()
-    return b"\x04" + numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Give a private key as PKCS #8 (RFC 5958 and 5915), PEM."""
-    own = der.sequence(
-        der.integer(1),
-        der.octets(key.private_numbers().private_value.to_bytes(32)),
-        der.inside(1, der.bits(_public(key.public_key()))),
-    )
-    return der.pem("PRIVATE KEY", der.sequence(der.integer(0), _KEY_ON_P256, der.octets(own)))
 
 
 def make_request(dns: str, uri: str) -> tuple[bytes, bytes]:
     """Make a key and a certificate signing request for it with these two names; return request and key (PEM)."""
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = ec.generate_private_key(ec.SECP256R1())
     names = x509.SubjectAlternativeName([x509.DNSName(dns), x509.UniformResourceIdentifier(uri)])
@@ -129,16 +107,18 @@ def make_request(dns: str, uri: str) -> tuple[bytes, bytes]:
         .add_extension(names, critical=True)
         .sign(key, hashes.SHA256())
     )
-    return request.public_bytes(Encoding.PEM), _private(key)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return request.public_bytes(Encoding.PEM), private
 
 
-def requested_key(request: bytes, dns: str, uri: str) -> ec.EllipticCurvePublicKey:
-    """Give the key that a certificate signing request (PEM) for exactly these two names proves to have.
+def requested_key(request: bytes, dns: str, uri: str) -> bytes:
+    """Give the point of the key that a certificate signing request (PEM) for exactly these two names proves to have.
 
     Raises:
         ValueError: if it is for others, or is none.
     """
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     asked = x509.load_pem_x509_csr(request)
     if not asked.is_signature_valid:
@@ -153,7 +133,7 @@ def requested_key(request: bytes, dns: str, uri: str) -> ec.EllipticCurvePublicK
     key = asked.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("its key is none on the curve P-256")  # noqa: TRY004 (what came from outside is wrong)
-    return key
+    return keys.point_of(key)
 
 
 def _utc(seconds: float) -> dt.datetime:
