@@ -203,13 +203,16 @@ def made_folder() -> str:
 
 
 def _make(path: str) -> None:
-    if not os.path.lexists(path):
-        above = os.path.dirname(path)
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
-        if os.stat(above).st_uid not in (0, os.geteuid()):
-            raise PermissionError(f"{above} is another user's, who could not use what this one makes there")
-        os.makedirs(path, 0o700, exist_ok=True)
+    missing: list[str] = []
+    above = path
+    while not os.path.lexists(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    if missing and os.stat(above).st_uid not in (0, os.geteuid()):
+        raise PermissionError(f"{above} is another user's, who could not use what this one makes there")
+    for each in reversed(missing):  # `makedirs` would leave those in between open to others, as the umask has it
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each, 0o700)
     if not _is_ours(path):
         raise PermissionError(f"{path} is not this user's alone")
     if not os.access(path, os.W_OK | os.X_OK):

@@ -45,6 +45,17 @@ class TestFolder:
         assert Path(folder).parent == runtime
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
 
+    def test_what_is_made_on_the_way_is_private_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        before = os.umask(0)
+        try:
+            place = Path(register.made_folder())
+            register.save(str(place), record("aaaa1111"))
+        finally:
+            os.umask(before)
+        made = [place, place.parent, tmp_path / "cache", place / "aaaa1111.json"]
+        assert [stat.S_IMODE(each.stat().st_mode) for each in made] == [0o700, 0o700, 0o700, 0o600]
+
     def test_one_that_others_could_look_into_is_closed(self, runtime: Path) -> None:
         (runtime / "bigmachine").mkdir(0o777)
         (runtime / "bigmachine").chmod(0o777)
