@@ -27,6 +27,7 @@ from bigmachine.agent.output import MAX_LINES, LastLines
 from bigmachine.agent.pipes import PipeReader
 from bigmachine.agent.processes import kill_all, kill_group, offer_to_oom_killer, sample, strays_of
 from bigmachine.agent.records import RecordReader, as_text, decode
+from bigmachine.agent.trackers import TIDYING, trackers
 from bigmachine.agent.vitals import Vitals
 from bigmachine.errors import Cause, DeathCertificate, InvalidCall, MachineStopped
 
@@ -410,6 +411,7 @@ class Hosted:
     async def _hear_out(self, ending: Ending) -> None:
         """Take in the last words of a dead process, and see that nothing it started stays."""
         self.resume()
+        await self._let_tidy(ending.pid)
         if self._groups is not None:
             self._groups.kill(self.id)
         for _ in range(_ROUNDS):
@@ -433,6 +435,17 @@ class Hosted:
             self._channel = None
         if self._groups is not None and not self._groups.end(self.id):
             self._groups.kill(self.id)  # its process was moved into it after its death; the undertaker removes it
+
+    async def _let_tidy(self, pid: int) -> None:
+        """Give its resource trackers a moment to remove what nobody uses any more, once all others are dead."""
+        end = self._loop.time() + TIDYING
+        while self._loop.time() < end:
+            strays = set(strays_of(self.id, pid, self._reaper.known))
+            tidying = trackers(strays)
+            if not tidying:
+                return
+            kill_all(strays - tidying)
+            await asyncio.sleep(0.002)
 
     def _judged(self, ending: Ending) -> Reason | None:
         """Find the reason for an end by SIGKILL that nobody here ordered."""

@@ -3,7 +3,7 @@
 A machine leads a session and a process group of its own, so one killpg gets nearly everything at once. What is left
 has called setsid or setpgid. The agent is a subreaper: such a process becomes the agent's child as soon as its own
 parent is dead, so killing from the top down brings everything into view, level by level. Whose it was is told by its
-session, or by the mark that every machine has in its environment and passes on.
+session, or by the mark that every machine has in its environment and passes on. Resource trackers are killed last.
 
 Reading another process is /proc; where there is none, only the process groups are killed.
 """
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.agent.trackers import TIDYING, has_tracker, trackers
 from bigmachine.agent.vitals import Sample
 from bigmachine.frozen import frozen
 
@@ -130,10 +131,25 @@ def _children_by_scan() -> list[int]:
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that `pid` leads. `pid` must not have been waited for: then others may have its number."""
-    for kill in (os.killpg, os.kill):  # the second for one that has not become a leader yet
+    """Kill the process group that `pid` leads. `pid` must not have been waited for: then others may have its number.
+
+    Of a group with a resource tracker only the leader is killed: the others come into view when it is dead.
+    """
+    is_sparing = has_tracker(pid) or bool(trackers(_orphans_of_group(pid)))
+    # The second for one that has not become a leader yet.
+    for kill in (os.kill,) if is_sparing else (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
+
+
+def _orphans_of_group(group: int) -> list[int]:
+    """Give the children of this process that are in a group, but do not lead it: the leader is dead."""
+    found = []
+    for pid in children():
+        with contextlib.suppress(ProcessLookupError):
+            if pid != group and os.getpgid(pid) == group:  # a call, not a file to be read: there may be hundreds
+                found.append(pid)
+    return found
 
 
 def offer_to_oom_killer(pid: int) -> None:
@@ -176,12 +192,12 @@ def end_everything(groups: Iterable[int], limit: float = 0.5, spared: Collection
     For a process that is about to exit: it takes the exit statuses of all its children but those `spared`.
     """
     kill_all(groups)
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        left = [pid for pid in children() if pid not in spared and not _reap(pid)]
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < limit:
+        left = {pid for pid in children() if pid not in spared and not _reap(pid)}
         if not left:
             return True
-        kill_all(left)
+        kill_all(left - trackers(left) if passed < TIDYING else left)
         time.sleep(0.001)
     return False
 

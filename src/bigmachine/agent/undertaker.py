@@ -7,6 +7,7 @@ to the agent's group or terminal reaches it. When the pipe ends, or the agent ha
 and some seconds more (it was stopped, say, and so would be every clock that it keeps), the undertaker kills
 
 - the agent itself, if it still stands there,
+- the processes with a mark (see below) that keep a resource tracker from its work, if there is one,
 - the agent's control group with all in it, where there is one, and removes it, and
 - every process that has the agent's mark, or one of its machines', in its environment, until a look finds none,
 
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent import control_groups
+from bigmachine.agent.trackers import TIDYING, trackers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +168,8 @@ def _attend(pipe: int, agent: int) -> None:
             return
     if os.getppid() == agent and not orders.is_done:
         os.kill(agent, signal.SIGKILL)
+    if not orders.is_done:
+        _let_tidy(orders.marks)
     for directory in orders.groups:
         control_groups.kill(directory)
     if not orders.is_done:
@@ -199,6 +203,20 @@ class _Orders:
                 self.is_done = True
             elif verb == b"leave":
                 self.is_relieved = True
+
+
+def _let_tidy(marks: list[bytes]) -> None:
+    """Give resource trackers a moment to remove what nobody uses any more, once all others are dead."""
+    end = time.monotonic() + TIDYING
+    while time.monotonic() < end:
+        found = set(_marked(marks))
+        tidying = trackers(found)
+        if not tidying:
+            return
+        for pid in found - tidying:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
 
 
 def sweep(marks: list[bytes], limit: float = _SWEEP) -> None:
