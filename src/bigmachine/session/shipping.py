@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import threading
@@ -38,6 +39,8 @@ _OFFER: Final = 60.0
 #: So often a connection may break while an image travels: each time, what has arrived need not travel again.
 _ATTEMPTS: Final = 4
 _PAUSE: Final = 0.3
+#: What a program needs first takes so long at most, or it is no use to start early.
+_READY: Final = 60.0
 
 #: Told how far a delivery is: the bytes sent so far, and whether that is all.
 Note = Callable[[int, bool], None]
@@ -95,7 +98,7 @@ class Cargo:
         self._image = image
         self.environ = environ
         self._scans: dict[Platform | None, concurrent.futures.Future[Scan]] = {}
-        self._deliveries: dict[str, asyncio.Task[Delivered]] = {}
+        self._deliveries: dict[str, _Delivery] = {}
         self._lock = threading.Lock()
         self.gathering = Gathering(1)
 
@@ -142,14 +145,16 @@ class Cargo:
     async def deliver(self, link: Link, place: Launched, note: Note) -> Delivered:
         """Bring it to a host, unless it is there or on its way; on the reactor's thread.
 
+        Returns when programs can start there; a part of it that they do not need at once may be on its way then.
+
         Raises:
             ImageError, NetworkError: if it does not arrive.
         """
-        task = self._deliveries.get(place.agent_id)
-        if task is None:
-            delivery = _Delivery(self, link, place, note)
-            task = self._deliveries[place.agent_id] = link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
-        return await asyncio.shield(task)
+        delivery = self._deliveries.get(place.agent_id)
+        if delivery is None:
+            delivery = self._deliveries[place.agent_id] = _Delivery(self, link, place, note)
+            link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
+        return await asyncio.shield(delivery.usable)
 
     def settling(self, link: Link, place: Launched, tell: Callable[[int], None]) -> Settle:
         """Give the way in which one machine's program is brought to its host; `tell` is told the bytes sent so far."""
@@ -157,13 +162,21 @@ class Cargo:
         assert runtime is not None
 
         async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
-            def note(sent: int, is_all: bool) -> None:
-                link.reactor.post(tell, sent)
+            is_settled = False
+
+            def on_note(sent: int, is_all: bool) -> None:
+                if is_settled:  # what comes now is no part of the start
+                    return
+                tell(sent)
                 if is_all:
-                    link.reactor.post(reach, Phase.ASSEMBLING)
+                    reach(Phase.ASSEMBLING)
+
+            def note(sent: int, is_all: bool) -> None:
+                link.reactor.post(on_note, sent, is_all)
 
             reach(Phase.SHIPPING)
             delivered = await self.deliver(link, place, note)
+            is_settled = True
             trusted = {"SSL_CERT_FILE": runtime.ca_file} if runtime.ca_file else {}
             return delivered.settle(spec, {**trusted, **self.environ})
 
@@ -194,8 +207,40 @@ class _Delivery:
         # What is reached through a tunnel is reached by us alone.
         self._peer = None if place.path else Peer(place.host, place.port, place.agent_id, self._python)
         self._has_said = False
+        self._head = b""
+        self._waiting: asyncio.Task[None] | None = None
+        #: When programs can start there.
+        self.usable: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
 
-    async def run(self) -> Delivered:
+    async def run(self) -> None:
+        """Bring it, whatever it takes; what comes of it `usable` tells."""
+        try:
+            delivered = await self._insist()
+        except asyncio.CancelledError:
+            self.usable.cancel()
+            raise
+        except BaseException as error:
+            if not self.usable.done():
+                self.usable.set_exception(error)
+                self.usable.exception()  # a machine that was stopped meanwhile does not ask
+            elif isinstance(error, BigmachineError):
+                await self._give_up(error)
+            if not isinstance(error, BigmachineError):
+                raise
+        else:
+            if not self.usable.done():
+                self.usable.set_result(delivered)
+        finally:
+            if self._waiting is not None:
+                self._waiting.cancel()
+
+    async def _give_up(self, error: BigmachineError) -> None:
+        """Have the machines ended that started with what had come."""
+        _log.warning("the rest of the program could not be brought to %s: %s", self._link.name, error)
+        with contextlib.suppress(BigmachineError):  # the host is lost, and its machines with it
+            await self._link.submit("Images.give_up", (self._head, self._python, str(error)), {}, _OFFER)
+
+    async def _insist(self) -> Delivered:
         from bigmachine.image.packs import Edited
 
         distrusted: Collection[str] = ()
@@ -227,17 +272,26 @@ class _Delivery:
         from bigmachine.image.plan import encode_head
 
         packed = await self._cargo.packed_for(self._platform, distrusted)
-        head = encode_head(packed.manifest)
+        head = self._head = encode_head(packed.manifest)
         self._note(len(head), False)
         wanted = await self._ask(packed, head)
         lacking = set(wanted.layers)
         size = sum(layer.size for layer in packed.manifest.layers if layer.id in lacking)
+        if not wanted.is_built and size >= WORTHWHILE and self._waiting is None:
+            self._waiting = self._link.reactor.spawn(self._start_early(packed, head), "early start")
         if self._peer is not None and not wanted.is_built and size >= WORTHWHILE:
             return await self._share(self._peer, packed, head, wanted)
         self._say()
         if wanted.is_built:
             return Delivered(wanted.root, packed)
         return Delivered((await self._send(packed, head, wanted, ())).built.root, packed)
+
+    async def _start_early(self, packed: Scan, head: bytes) -> None:
+        """Let programs start as soon as all has come that this one has loaded itself."""
+        with contextlib.suppress(BigmachineError):  # then they start when all of it has come
+            root = await self._link.submit("Images.ready", (head, self._python, _READY), {}, 2 * _READY)
+            if root and not self.usable.done():
+                self.usable.set_result(Delivered(root, packed))
 
     async def _ask(self, packed: Scan, head: bytes) -> Wanted:
         """Find out what is lacking; files of large trees are listed only if the host may have some of them."""

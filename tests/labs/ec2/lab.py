@@ -83,6 +83,7 @@ class Region:
         self._environ = {**os.environ, "LAB_HOME": str(home), "LAB_PREFIX": self._prefix}
         self._environ.pop("PYTHONDONTWRITEBYTECODE", None)
         self._drivers: list[Driver] = []
+        self.aside: set[str] = set()
         self.cache = Path(tempfile.mkdtemp(prefix="ec2-user-"))
         self.script("up")
         made = self.start(PROGRAMS / "make_network.py").wait()
@@ -118,9 +119,9 @@ class Region:
         self._drivers.append(Driver(process))
         return self._drivers[-1]
 
-    def fault(self, action: str, code: str, count: int, status: int = 503) -> None:
-        """Have the API refuse."""
-        self.script("fault", json.dumps({"action": action, "code": code, "count": count, "status": status}))
+    def fault(self, action: str, code: str = "", count: int = 1, status: int = 503, **more: object) -> None:
+        """Have the API refuse, or (`delay`, `after`) answer late or not at all."""
+        self.script("fault", json.dumps({"action": action, "code": code, "count": count, "status": status, **more}))
 
     def machines(self) -> dict[str, dict[str, Any]]:
         """List all instances so far, by id."""
@@ -133,8 +134,22 @@ class Region:
         return counted
 
     def running(self) -> list[str]:
-        """List the instances that cost something."""
-        return [name for name, facts in self.machines().items() if facts["state"] not in ENDED]
+        """List the instances that cost something, but for those that were set aside."""
+        alive = [name for name, facts in self.machines().items() if facts["state"] not in ENDED]
+        return [name for name in alive if name not in self.aside]
+
+    def killed_in_purchase(self, program: Path, count: int) -> list[str]:
+        """Start a driver and kill it while its purchase is under way; gives the instances that come of it."""
+        before = self.calls().get("RunInstances", 0)
+        known = set(self.machines())
+        self.fault("RunInstances", delay=2)
+        driver = self.start(program)
+        pid = int(driver.expect("PID"))
+        self.until(lambda: self.calls().get("RunInstances", 0) > before, 60)
+        os.kill(pid, signal.SIGKILL)
+        assert set(self.machines()) == known
+        self.until(lambda: len(self.machines()) == len(known) + count, 20)
+        return sorted(set(self.machines()) - known)
 
     def until(self, condition: Callable[[], object], timeout: float) -> float:
         """Wait for a condition; gives the seconds it took."""

@@ -6,14 +6,29 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.labs.ec2.lab import PROGRAMS, PROJECT, Region
+from tests.labs.ec2.lab import ENDED, PROGRAMS, PROJECT, Region
 
 BIGPI = PROJECT / "examples" / "bigpi.py"
 PI = re.compile(r"^pi ~ 3\.\d+$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten(region: Region) -> list[str]:
+    """Instances whose drivers were killed while they bought them; they end beside the other tests.
+
+    On the first nothing of ours runs, and it may live for a minute; nobody ever calls the others.
+    """
+    ids = [
+        *region.killed_in_purchase(PROGRAMS / "overdue.py", 1),
+        *region.killed_in_purchase(PROGRAMS / "bereft.py", 2),
+    ]
+    region.aside.update(ids)
+    return ids
 
 
 def test_the_example_runs_on_spot_instances(region: Region) -> None:
@@ -81,6 +96,46 @@ def test_no_instance_outlives_a_driver_that_is_killed(region: Region) -> None:
     assert took < lease + 25
 
 
+def test_what_a_driver_bought_and_never_knew_of_is_found_by_its_tags_and_reaped(region: Region) -> None:
+    ids = region.killed_in_purchase(PROGRAMS / "bereft.py", 2)
+    listed = region.start(PROGRAMS / "reaping.py").wait().splitlines()
+    assert listed[0] == "REGIONS True"
+    left = {line for line in listed if line.startswith("LEFT instance")}
+    ours = [line for line in left if any(each in line for each in ids)]
+    assert len(ours) == 2
+    assert all("bereft.py, session" in line for line in ours)
+    assert not any(line.startswith(("WOULD", "REAPED")) for line in listed)  # no session was named, none is overdue
+    (session,) = {line.split()[3] for line in ours}
+    reaped = region.start(PROGRAMS / "reaping.py", session).wait().splitlines()
+    for word in ("WOULD", "REAPED"):
+        assert sorted(line.split()[2] for line in reaped if line.startswith(f"{word} instance")) == ids
+    region.until(lambda: not region.running(), 15)
+
+
+def test_nothing_stays_wherever_a_start_fails(region: Region) -> None:
+    before = len(region.machines())
+    region.fault("RunInstances", "InternalError", 4, status=500, after=True)
+    text = region.start(PROGRAMS / "fails.py").wait(120)
+    failed = dict(line.split()[1:3] for line in text.splitlines() if line.startswith("FAILED"))
+    assert failed == {
+        "lost": "ProvisionError",
+        "raising": "Broken",
+        "placing": "Broken",
+        "interrupt": "KeyboardInterrupt",
+    }
+    assert len(region.machines()) - before == 8
+    region.until(lambda: not region.running(), 30)
+
+
+def test_a_budget_that_is_used_up_ends_all_instances_and_buys_no_more(region: Region) -> None:
+    driver = region.start(PROGRAMS / "budget.py")
+    assert driver.expect("ONE", 90) == "True True"
+    assert "the budget of $2.5e-07 is used up" in driver.expect("REFUSED")
+    assert "cancelled machine m1 stopped (cancelled): the budget of" in driver.expect("STOPPED")
+    driver.wait()
+    region.until(lambda: not region.running(), 30)
+
+
 def test_a_host_that_does_not_come_up_ends_and_its_console_is_shown(region: Region) -> None:
     driver = region.start(PROGRAMS / "broken.py")
     assert "ended while it was started" in driver.expect("REFUSED", 60)
@@ -107,7 +162,12 @@ def test_cloud_init_says_what_it_does_not_take(region: Region, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def refusals(region: Region) -> dict[str, str]:
-    text = region.start(PROGRAMS / "refusals.py").wait(60)
+    region.fault("DescribeInstanceTypes", "RequestExpired", 1, status=400)
+    region.fault("CreateFleet", "UnfulfillableCapacity", 2, status=500)
+    region.fault("RunInstances", "InsufficientInstanceCapacity", 6, status=500)
+    before = len(region.machines())
+    text = region.start(PROGRAMS / "refusals.py").wait(120)
+    assert len(region.machines()) == before, text
     lines = [line.split(" ", 2) for line in text.splitlines()]
     return {words[1]: words[2] for words in lines if words[0] == "REFUSED"}
 
@@ -124,6 +184,12 @@ def refusals(region: Region) -> dict[str, str]:
         ("key", "name a key pair of this region"),
         ("zone", "there is no zone us-east-1q"),
         ("price", "the cap is $1e-07/h"),
+        ("budget", "its price is not known, and there is a budget of $1"),
+        ("expired", "the credentials have expired or this computer's clock is wrong: log in again"),
+        ("credentials", "set AWS_PROFILE, or log in"),
+        ("userdata", "and EC2 takes 16384: leave out additional files"),
+        ("capacity", "on-demand c5.large in any zone: 0 of 3 (InsufficientInstanceCapacity"),
+        ("spot", "spot m5.large, m5a.large, c5.large in us-east-1a, us-east-1b"),
         ("architecture", "the type of instance is arm64"),
     ],
 )
@@ -131,3 +197,18 @@ def test_what_cannot_be_had_is_refused_before_anything_is_bought(
     refusals: dict[str, str], what: str, says: str
 ) -> None:
     assert says in refusals.get(what, "it was not refused")
+
+
+def test_a_region_without_room_is_given_up_soon(refusals: dict[str, str]) -> None:
+    for what in ("capacity", "spot"):
+        took = re.search(r"\[([0-9.]+) s\]$", refusals[what])
+        assert took is not None
+        assert float(took[1]) < 30
+
+
+def test_an_instance_that_nobody_ever_called_ends_by_itself(region: Region, forgotten: list[str]) -> None:
+    region.until(lambda: all(region.machines()[each]["state"] in ENDED for each in forgotten[1:]), 60)
+
+
+def test_the_maximum_life_ends_a_host_on_which_nothing_of_ours_works(region: Region, forgotten: list[str]) -> None:
+    region.until(lambda: region.machines()[forgotten[0]]["state"] in ENDED, 120)  # a minute from its start

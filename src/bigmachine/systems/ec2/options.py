@@ -151,6 +151,11 @@ class Options:
         return self.spotonly or not self.ondemand
 
     @property
+    def has_limit(self) -> bool:
+        """Whether prices have to be known before anything is bought."""
+        return self.max_price is not None or self.budget is not None
+
+    @property
     def may_demand(self) -> bool:
         """Whether on-demand instances are asked for, first or after spot ones."""
         return not self.spotonly

@@ -91,7 +91,7 @@ def ladder(
 
     def kept(market: str, kind: InstanceType, wheres: Sequence[Where]) -> list[Offer]:
         offers = [Offer(kind.name, where, prices.of(market, kind.name, where.zone), kind.vcpus) for where in wheres]
-        why = [_unwanted(market, kind, offer, options.max_price) for offer in offers]
+        why = [_unwanted(market, kind, offer, options) for offer in offers]
         dropped.extend(
             f"{market} {each.type} in {each.where}: {text}" for each, text in zip(offers, why, strict=True) if text
         )
@@ -105,7 +105,9 @@ def ladder(
         rungs += [Rung("on-demand", (offer,)) for kind in kinds for offer in kept("on-demand", kind, places)]
     if not rungs:
         text = "".join(f"\n  {each}" for each in dropped)
-        raise ProvisionError(f"ec2: nothing may be asked for; raise ec2maxprice, or name other types:{text}")
+        raise ProvisionError(
+            f"ec2: nothing may be asked for; raise ec2maxprice, name other types, or leave the limit out:{text}"
+        )
     return tuple(rungs), tuple(dropped)
 
 
@@ -115,14 +117,17 @@ def _spot_places(kind: InstanceType, prices: Prices, places: Sequence[Where]) ->
     return [Where(zone=zone) for zone in zones] if zones and [*places] == [Where()] else places
 
 
-def _unwanted(market: str, kind: InstanceType, offer: Offer, cap: float | None) -> str:
+def _unwanted(market: str, kind: InstanceType, offer: Offer, options: Options) -> str:
     """Say why an offer is not asked for; "" if it is."""
+    cap, price = options.max_price, offer.price
     if market not in kind.markets:
         return "there are none of this type"
-    if cap is not None and offer.price is None:
+    if cap is not None and price is None:
         return f"its price is not known, and there is a cap of ${cap:g}/h"
-    if cap is not None and offer.price is not None and offer.price > cap:
-        return f"it costs ${offer.price:.4g}/h, and the cap is ${cap:g}/h"
+    if options.budget is not None and price is None:
+        return f"its price is not known, and there is a budget of ${options.budget:g}"
+    if cap is not None and price is not None and price > cap:
+        return f"it costs ${price:.4g}/h, and the cap is ${cap:g}/h"
     return ""
 
 

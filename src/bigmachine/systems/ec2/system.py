@@ -203,9 +203,9 @@ class EC2System(System):
         if n < 1:
             raise ProvisionError(f"{n} machines were asked for: it has to be at least one")
         if self._is_spent:
-            raise ProvisionError(f"ec2: the budget of ${self.options.budget:g} is used up; start a new session")
+            raise self._spent()
         found = self._surveyed()
-        plan = found.plan(n, self.options, self._ondemand(0.0 if self.options.max_price is None else _PRICES))
+        plan = found.plan(n, self.options, self._ondemand(_PRICES if self.options.has_limit else 0.0))
         self._ticket = ticket
         origin = self._origin(ticket)
         began = time.time()
@@ -229,14 +229,21 @@ class EC2System(System):
                 ready = self._settle(raising)
                 with self._lock:
                     self._connected()  # a shutdown meanwhile has seen the instances, or is seen here
+                    if self._is_spent:  # and so with the end of the budget
+                        raise self._spent()
                     for place in ready:
                         place.is_given = True
-            except BaseException:
+            except BaseException as error:
                 # An answer may have been lost: what was bought then is found by its tags.
                 self._is_unclear = True
                 self._end([place for place, _ in raising])
+                if self._is_spent and isinstance(error, ProvisionError):
+                    raise self._spent() from error
                 raise
         return [place.launched(self.options.port, found.vcpus(place.bought.type)) for place in ready]
+
+    def _spent(self) -> ProvisionError:
+        return ProvisionError(f"ec2: the budget of ${self.options.budget:g} is used up; start a new session")
 
     def _settle(self, raising: Sequence[tuple[Place, concurrent.futures.Future[None]]]) -> list[Place]:
         """Wait until each instance is up or has failed; those that failed are ended.
@@ -327,7 +334,8 @@ class EC2System(System):
         assert budget is not None
         while not api.closing.wait(_COUNT):
             if self.cost().total >= budget:
-                self._is_spent = True
+                with self._lock:
+                    self._is_spent = True
                 _log.error("ec2: the budget of $%g is used up: all instances end\n%s", budget, self.cost())
                 self._end(list(self._places.values()))
                 return

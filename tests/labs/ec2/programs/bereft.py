@@ -14,6 +14,7 @@ class Nothing:
     """A service."""
 
 
+print("PID", os.getpid(), flush=True)
 system = EC2System(
     type="m5.large",
     ami=os.environ.get("BIGMACHINE_EC2AMI", ""),

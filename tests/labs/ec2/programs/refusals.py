@@ -2,9 +2,11 @@
 
 import os
 import threading
+import time
 
+import bigmachine
 from bigmachine.errors import ProvisionError
-from bigmachine.systems.ec2 import EC2System
+from bigmachine.systems.ec2 import EC2System, HostFile
 
 IMAGE = os.environ["BIGMACHINE_EC2AMI"]
 CASES: dict[str, dict[str, object]] = {
@@ -17,6 +19,7 @@ CASES: dict[str, dict[str, object]] = {
     "key": {"keyname": "lost"},
     "zone": {"zones": "us-east-1q"},
     "price": {"spotonly": True, "maxprice": "0.0000001"},
+    "budget": {"budget": "1"},
     "architecture": {"type": "m6g.large"},
 }
 
@@ -33,8 +36,32 @@ def attempt(name: str, options: dict[str, object]) -> None:
         system.shutdown(1.0)
 
 
+class Nothing:
+    """A service."""
+
+
+def start(name: str, **options: object) -> None:
+    """Try to start three machines; says how long that took, too."""
+    chosen: dict[str, object] = {"type": "m5.large,m5a.large,c5.large", "ami": IMAGE, **options}
+    began = time.monotonic()
+    try:
+        with bigmachine.start(EC2System(**chosen)) as session:  # type: ignore[arg-type]  # as above
+            session.start(3, services=[Nothing()])
+        print(f"STARTED {name}")
+    except ProvisionError as error:
+        print(f"REFUSED {name} {error} [{time.monotonic() - began:.1f} s]".replace("\n", " "))
+
+
+# The test has seen to it that the first question is refused, as are the first purchases.
+attempt("expired", {})
 threads = [threading.Thread(target=attempt, args=case) for case in CASES.items()]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
+start("userdata", files=[HostFile("/etc/motd", "x" * 20000)])
+start("capacity")
+start("spot", spotonly=True)
+for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    del os.environ[name]
+attempt("credentials", {})

@@ -128,6 +128,11 @@ class TestLadder:
             "its price is not known, and there is a cap of $0.05/h",
         ]
 
+    def test_a_budget_leaves_out_what_has_no_price(self) -> None:
+        rungs, dropped = ladder(Options(("m5.large",), budget=5.0), [LARGE], Prices(self.PRICES.spot, {}), [Where()])
+        assert [str(rung) for rung in rungs] == ["spot m5.large in a, b"]
+        assert [each.partition(": ")[2] for each in dropped] == ["its price is not known, and there is a budget of $5"]
+
     def test_a_cap_below_the_market_is_refused(self) -> None:
         with pytest.raises(ProvisionError, match=r"raise ec2maxprice.*\n.*costs \$0.04/h"):
             ladder(Options(("m5.large",), max_price=0.01, spotonly=True), [LARGE], self.PRICES, [Where()])
