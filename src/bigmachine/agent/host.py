@@ -183,6 +183,12 @@ class Host:
         if machine is not None:
             await machine.stop(cause, grace)
 
+    def lose_image(self, root: str, why: str) -> None:
+        """End the machines that run in an image of which something is missing, for good."""
+        for machine in self._machines.values():
+            if machine.spec.root == root:
+                machine.kill(Cause.BOOT_FAILED, why)
+
     async def end(self, grace: float) -> None:
         """End all machines, let the driver take note, and let the agent end."""
         self._is_ending = True

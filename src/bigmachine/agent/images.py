@@ -4,10 +4,14 @@ What is sent, kept and built is the room `image`'s; this is the way there by cal
 frames, each of which can be verified by itself, so a host passes them on to others while it takes them in (`onward`),
 and the driver's uplink carries about one copy however many hosts there are. A host that is slow or dead is dropped
 with those behind it; whom that concerns is in the answer, and the driver sends to them again.
+
+Programs may start while a part of a large image is still on its way (`bigmachine.image.early`): `ready` says where. If
+that part does not come, they are ended.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import queue
 import threading
 from dataclasses import field
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
     from bigmachine.image.plan import Wanted
     from bigmachine.image.store import Built, Store
+
+    #: Ends the programs that run in an image, by its directory, and says why.
+    End = Callable[[str, str], None]
     from bigmachine.rpc import Link
 
 #: Frames that wait for the next host, and how many seconds it may leave them waiting.
@@ -56,13 +63,18 @@ class Received:
 
 
 class Images:
-    """Takes images in. `store` makes the host's store when it is first needed, `dial` a link to another agent."""
+    """Takes images in. `store` makes the host's store when it is first needed, `dial` a link to another agent.
 
-    def __init__(self, store: Callable[[], Store], dial: Callable[[Onward], Link]) -> None:
+    `end` is called where what is left of an image, in which programs run already, does not come.
+    """
+
+    def __init__(self, store: Callable[[], Store], dial: Callable[[Onward], Link], end: End) -> None:
         self._make_store = store
         self._dial = dial
+        self._end = end
         self._lock = threading.Lock()
         self._store: Store | None = None
+        self._early: dict[tuple[bytes, str], concurrent.futures.Future[str]] = {}
 
     def offer(self, head: bytes, python: str) -> Wanted:
         """Say what this host lacks of an image, to be run by the interpreter at `python`.
@@ -78,12 +90,18 @@ class Images:
         Raises:
             ImageError: if something is wrong with it, or with this host; the text names the stage and the file.
         """
+        from bigmachine.image.store import EarlyStart
+
         relays = [_Relay(self._dial(to), head, to) for to in onward]
         failed = "the host before it could not take the image in"
+        early = self._expected(head, python)
+        start = EarlyStart(lambda root: _tell(early, root), lambda why: self._break(early, why))
         try:
-            built = self._opened().receive(head, python, _passed_on(frames, relays) if relays else frames)
+            taken = _passed_on(frames, relays) if relays else frames
+            built = self._opened().receive(head, python, taken, early=start)
             failed = ""
         finally:
+            _tell(early, "")
             for relay in relays:
                 relay.finish(failed)
         statuses: dict[str, str] = {}
@@ -91,11 +109,44 @@ class Images:
             statuses.update(relay.outcome())
         return Received(built, statuses)
 
+    def ready(self, head: bytes, python: str, patience: float) -> str:
+        """Wait until programs can start in an image that is being taken in, and say where.
+
+        Empty: they have to wait for the whole image, or nothing of the kind was found out within `patience` seconds.
+        """
+        try:
+            return self._expected(head, python).result(patience)
+        except TimeoutError:
+            return ""
+
+    def give_up(self, head: bytes, python: str, why: str) -> None:
+        """Say that the rest of an image will not come: programs that run in it already are ended."""
+        self._break(self._expected(head, python), why)
+
+    def _expected(self, head: bytes, python: str) -> concurrent.futures.Future[str]:
+        with self._lock:
+            return self._early.setdefault((head, python), concurrent.futures.Future())
+
+    def _break(self, early: concurrent.futures.Future[str], why: str) -> None:
+        root = early.result() if early.done() else ""
+        if root:
+            self._end(root, f"the rest of the program did not come: {why}")
+
+    def close(self) -> None:
+        """Remove what only the machines of this agent could use; they have ended."""
+        if self._store is not None:
+            self._store.close()
+
     def _opened(self) -> Store:
         with self._lock:
             if self._store is None:
                 self._store = self._make_store()
             return self._store
+
+
+def _tell(early: concurrent.futures.Future[str], root: str) -> None:
+    if not early.done():
+        early.set_result(root)
 
 
 class _Relay:

@@ -98,7 +98,12 @@ async def _serve(
     table = ServiceTable()
     identity = OwnIdentity(orders.identity)
     table.register("Agent", Agent(host, table, reaper, identity))
-    table.register("Images", Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor)))
+
+    def lose(root: str, why: str) -> None:
+        loop.call_soon_threadsafe(host.lose_image, root, why)
+
+    images = Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor), lose)
+    table.register("Images", images)
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
 
     def route(name: str | None, sock: socket.socket) -> bool:
@@ -127,6 +132,7 @@ async def _serve(
         watch.cancel()
     door.close()
     await server.close()
+    images.close()
 
 
 async def _relieve(undertaker: Undertaker, zygote: Zygote) -> None:

@@ -12,17 +12,58 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bigmachine.errors import ImageError
-from bigmachine.image import scripts
-from bigmachine.image.manifest import MARK, Layer, Manifest
-from bigmachine.image.stored import Stored, top
+from bigmachine.image import recorded, scripts
+from bigmachine.image.manifest import MARK, File, Layer, Manifest
+from bigmachine.image.stored import Stored, is_entry_points, top
+
+if TYPE_CHECKING:
+    from bigmachine.image.early import Early
 
 _PTH: Final = "bigmachine.pth"
 _CACHE: Final = "__pycache__"
+#: What is larger is a program, and not a script that would have to be rewritten.
+_SCRIPT: Final = 1 << 20
+
+
+class Arriving(NamedTuple):
+    """A layer of which files have come into `folder`; `content` says where a content is kept, for trees."""
+
+    layer: Layer
+    folder: Path
+    content: Callable[[str], Path]
+
+    @property
+    def tops(self) -> frozenset[str]:
+        """Folders in site-packages that it has files in."""
+        return frozenset(filter(None, (top(file.path) for file in self.layer.files)))
+
+
+class NotYet(Exception):
+    """Something has not come without which an environment cannot be put together."""
+
+
+def assemble_early(
+    manifest: Manifest, layers: Sequence[Stored | Arriving], root: Path, python: str, early: Early
+) -> None:
+    """Build an image at `root` from what has come and from files that `early` holds.
+
+    Raises:
+        NotYet: if a file is missing that has to be rewritten for the image.
+        ImageError, OSError: as `assemble`.
+    """
+    builder = _Builder(manifest, layers, root, root, python)
+    builder.interpreter()
+    for each in layers:
+        if isinstance(each, Stored):
+            builder.add(each)
+        else:
+            builder.add_arriving(each, early)
+    builder.finish()
 
 
 def assemble(
@@ -48,7 +89,9 @@ def assemble(
 
 
 class _Builder:
-    def __init__(self, manifest: Manifest, layers: Sequence[Stored], part: Path, root: Path, python: str) -> None:
+    def __init__(
+        self, manifest: Manifest, layers: Sequence[Stored | Arriving], part: Path, root: Path, python: str
+    ) -> None:
         self._manifest = manifest
         self._part = part
         self._root = root
@@ -97,6 +140,48 @@ class _Builder:
                 _link(source / path, self._part / self._place(layer, path))
         for path in stored.entry_points:
             self._scripts(source / path)
+
+    def add_arriving(self, arriving: Arriving, early: Early) -> None:
+        """Add a layer file by file, since its folder will be renamed; what is there already stays."""
+        layer = arriving.layer
+        modules: dict[str, set[str]] = {}
+        for file in layer.files:
+            if self._put_arriving(arriving, file, early) and file.path.endswith(".py"):
+                inside, _, name = file.path.rpartition("/")
+                modules.setdefault(inside, set()).add(name.removesuffix(".py"))
+        for inside, names in modules.items():
+            self._byte_code(layer, arriving.folder, inside, names)
+        for path, content in recorded.written(layer):
+            place = self._place(layer, path)
+            if not os.path.lexists(self._part / place):
+                self._folder(place.rpartition("/")[0])
+                self._write(place, content.decode("utf-8", "surrogateescape"))
+        for file in layer.files:
+            if layer.kind != "tree" and is_entry_points(file.path) and file.size:
+                if not (arriving.folder / file.path).exists():
+                    raise NotYet(file.path)
+                self._scripts(arriving.folder / file.path)
+
+    def _put_arriving(self, arriving: Arriving, file: File, early: Early) -> bool:
+        layer, source, place = arriving.layer, f"{arriving.folder}/{file.path}", self._place(arriving.layer, file.path)
+        if os.path.lexists(source):
+            return self._put(layer, source, place)
+        here = f"{self._part}/{place}"
+        if os.path.lexists(here):
+            return False
+        self._folder(place.rpartition("/")[0])
+        kept = arriving.content(file.sha256) if layer.kind == "tree" and not file.link else None
+        if file.link:
+            os.symlink(file.link, here)
+        elif file.size == 0:
+            os.close(os.open(here, os.O_CREAT | os.O_EXCL, 0o555 if file.executable else 0o444))
+        elif place.startswith("bin/") and file.size < _SCRIPT:
+            raise NotYet(file.path)
+        elif kept is not None and _is_kept(kept, file):
+            os.link(kept, here)
+        else:
+            early.hold(layer.id, file, here)
+        return True
 
     def _put(self, layer: Layer, source: str, place: str) -> bool:
         """Put a file in its place, unless there is one; whether it was put there."""
@@ -178,7 +263,7 @@ class _Builder:
             os.chmod(place, 0o555)  # noqa: S103 (below a directory that is the user's alone)
 
     def _write(self, place: str, text: str) -> None:
-        (self._part / place).write_text(text)
+        (self._part / place).write_text(text, "utf-8", "surrogateescape")
         os.chmod(self._part / place, 0o444)
 
     def finish(self) -> None:
@@ -205,6 +290,14 @@ def _link(old: Path, new: Path) -> None:
         os.link(old, new)
 
 
+def _is_kept(kept: Path, file: File) -> bool:
+    try:
+        status = kept.stat()
+    except OSError:
+        return False
+    return status.st_size == file.size and bool(status.st_mode & 0o100) == file.executable
+
+
 def _is_same(one: Path, other: Path) -> bool:
     try:
         return os.path.samestat(os.lstat(one), os.lstat(other))
@@ -212,4 +305,4 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-__all__ = ["MARK", "assemble"]
+__all__ = ["MARK", "Arriving", "NotYet", "assemble", "assemble_early"]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bigmachine.errors import ImageError
 from bigmachine.frozen import frozen
 from bigmachine.image.plan import inflate, pack, rows
+from bigmachine.image.stored import is_entry_points
 
 if TYPE_CHECKING:
     from bigmachine.image.manifest import File, Layer
@@ -174,7 +175,7 @@ class _Sender:
         if sum(item.file.size for item in items) < _LARGE_IMAGE:
             return [], items
         loaded = self._scan.first
-        chosen = [(item.layer.id, item.file.path) in loaded for item in items]
+        chosen = [(item.layer.id, item.file.path) in loaded or _is_read_at_once(item) for item in items]
         first = [item for item, is_first in zip(items, chosen, strict=True) if is_first]
         return first, [item for item, is_first in zip(items, chosen, strict=True) if not is_first]
 
@@ -279,6 +280,13 @@ class _Sender:
             body = close_pack({"layer": layer.id, "modules": parts}, *content)
             self._cache.put(key, body)
         return frame(BYTECODE, body)
+
+
+def _is_read_at_once(item: _Item) -> bool:
+    """Whether a file has to be there before a program starts: scripts are made of it, or every interpreter reads it."""
+    path = item.file.path
+    is_pth = path.startswith("site/") and path.endswith(".pth") and path.count("/") == 1
+    return item.layer.kind != "tree" and (is_pth or path.startswith("bin/") or is_entry_points(path))
 
 
 def _groups(modules: list[File]) -> Iterator[list[File]]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import bigmachine
 from bigmachine.errors import ImageError
 from bigmachine.image.bytecode import unchecked
 from bigmachine.image.loaded import loaded_files
@@ -143,12 +144,14 @@ class Scan:
     def first(self) -> frozenset[tuple[str, str]]:
         """What the driver's program has loaded so far, as (layer's id, file's path): to be sent first.
 
-        With it go all libraries beside those that are loaded (`*.libs`), for which the loader would not wait.
+        With it go all libraries beside those that are loaded (`*.libs`), and all of this library: a machine runs parts
+        of it that a driver does not.
         """
         loaded = loaded_files()
+        own = f"{os.path.dirname(bigmachine.__file__)}/"
         found, libraries = set(), set()
         for layer, file, source in self._rows():
-            if source in loaded:
+            if source in loaded or source.startswith(own):
                 found.add((layer.id, file.path))
                 libraries.add(layer.id)
         for placed in self._placed:

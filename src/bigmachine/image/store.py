@@ -33,8 +33,9 @@ from typing import Final
 from bigmachine.errors import ImageError
 from bigmachine.frozen import frozen
 from bigmachine.image import packs, plan, survivors
-from bigmachine.image.assemble import MARK, assemble
+from bigmachine.image.assemble import MARK, Arriving, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
+from bigmachine.image.early_starts import EarlyStarts
 from bigmachine.image.holds import Holds, is_there, want
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
@@ -62,6 +63,30 @@ class Built:
     taken: int = 0
 
 
+@frozen
+class EarlyStart:
+    """Who wants to know that programs may start before all of an image has come.
+
+    `ready` is told where; `broken`, from a thread, where and why what is left does not come, so they have to end.
+    """
+
+    ready: Callable[[str], None]
+    broken: Callable[[str], None]
+
+
+class _Coming:
+    """An image while it is taken in."""
+
+    def __init__(self, manifest: Manifest, root: Path, python: str, early: EarlyStart | None) -> None:
+        self.manifest = manifest
+        self.root = root
+        self.python = python
+        self.early = early
+        self.began = time.monotonic()
+        self.known = {layer.id: layer for layer in manifest.layers}
+        self.arrivals: dict[str, Arrival] = {}
+
+
 class Store:
     """The store at `root` (default: the user's cache directory). `cap`: bytes to keep; None: by the size of the disk.
 
@@ -76,6 +101,7 @@ class Store:
         self._started = survivors.last_start()
         self._room_lock = threading.Lock()
         self._holds = Holds()
+        self._early = EarlyStarts()
         try:
             self._prepare()
         except OSError as error:
@@ -192,10 +218,11 @@ class Store:
         python: str,
         frames: Iterable[bytes],
         progress: Callable[[int], None] | None = None,
+        early: EarlyStart | None = None,
     ) -> Built:
         """Take in the frames of what was lacking, and build the image. `progress` is told bytes of files so far.
 
-        What is verified stays when this fails, and need not come again.
+        What is verified stays when this fails, and need not come again. `early` is told if programs may start before.
 
         Raises:
             ImageError: if something that came is wrong, or this host cannot keep it; the text names stage and file.
@@ -205,23 +232,15 @@ class Store:
         try:
             self._holds.hold(root)
             want(manifest, root)
-            return self._receive(manifest, root, python, frames, progress)
+            return self._receive(_Coming(manifest, root, python, early), frames, progress)
         except OSError as error:
             raise self._failed("unpack", error) from error
 
-    def _receive(
-        self,
-        manifest: Manifest,
-        root: Path,
-        python: str,
-        frames: Iterable[bytes],
-        progress: Callable[[int], None] | None,
-    ) -> Built:
-        arrivals: dict[str, Arrival] = {}
-        known = {layer.id: layer for layer in manifest.layers}
+    def _receive(self, coming: _Coming, frames: Iterable[bytes], progress: Callable[[int], None] | None) -> Built:
+        manifest, root, arrivals = coming.manifest, coming.root, coming.arrivals
         try:
             with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="bigmachine-unpack") as workers:
-                self._take_in(known, arrivals, frames, workers, progress)
+                self._take_in(coming, frames, workers, progress)
             taken = sum(arrival.taken for arrival in arrivals.values())
             for layer in manifest.layers:
                 if not self._layer(layer.id).is_dir():
@@ -231,16 +250,16 @@ class Store:
                 arrival.close()
                 if self._layer(ident).is_dir():  # another was faster
                     remove(arrival.directory)
+        self._early.complete(root, {layer.id: self._layer(layer.id) for layer in manifest.layers})
         if not (root / MARK).is_file():
-            self._with_room(partial(self._build, manifest, root, python))
+            self._with_room(partial(self._build, manifest, root, coming.python))
         is_there(root)
         self.collect()
         return Built(str(root), manifest.digest, taken)
 
     def _take_in(
         self,
-        known: dict[str, Layer],
-        arrivals: dict[str, Arrival],
+        coming: _Coming,
         frames: Iterable[bytes],
         workers: ThreadPoolExecutor,
         progress: Callable[[int], None] | None,
@@ -249,17 +268,43 @@ class Store:
         for data in frames:
             kind, body = packs.verify(data)
             if kind == packs.LISTING:
-                self._listed(known, arrivals, body)
-            elif kind in (packs.PACK, packs.BYTECODE):
-                waiting.append(workers.submit(self._unpack, arrivals, kind, body))
+                self._listed(coming, body)
+            elif kind == packs.FIRST:
+                while waiting:
+                    waiting.pop(0).result()
+                self._begin_early(coming)
+            else:
+                waiting.append(workers.submit(self._unpack, coming.arrivals, kind, body))
             while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
                 waiting.pop(0).result()
             if progress is not None:
-                progress(sum(arrival.taken for arrival in arrivals.values()))
+                progress(sum(arrival.taken for arrival in coming.arrivals.values()))
         for work in waiting:
             work.result()
 
-    def _listed(self, known: dict[str, Layer], arrivals: dict[str, Arrival], body: memoryview) -> None:
+    def _begin_early(self, coming: _Coming) -> None:
+        """Let programs start with what has come, if that can be."""
+        start = coming.early
+        if start is None or coming.manifest.platform.system != "Linux":
+            return
+        layers = [
+            Stored(layer, self._layer(layer.id), self._listing(layer.id))
+            if self._layer(layer.id).is_dir()
+            else Arriving(coming.arrivals[layer.id].layer, coming.arrivals[layer.id].directory, self._content)
+            for layer in coming.manifest.layers
+            if self._layer(layer.id).is_dir() or layer.id in coming.arrivals
+        ]
+        if len(layers) < len(coming.manifest.layers):
+            return
+        elapsed = time.monotonic() - coming.began
+        root = self._early.begin(
+            coming.manifest, coming.root, coming.python, layers, coming.arrivals, elapsed, start.broken
+        )
+        if root is not None:
+            start.ready(str(root))
+
+    def _listed(self, coming: _Coming, body: memoryview) -> None:
+        known, arrivals = coming.known, coming.arrivals
         try:
             told = plan.unpack(body)
             ident, listed = told["layer"], plan.files(told["files"])
@@ -270,6 +315,7 @@ class Store:
         plan.check_listing(ident, listed, has_schemes=known[ident].kind != "tree")
         if ident not in arrivals and not self._layer(ident).is_dir():
             arrivals[ident] = self._open(replace(known[ident], files=listed))
+            arrivals[ident].early = self._early.of(coming.root)
 
     def _open(self, layer: Layer) -> Arrival:
         """Begin to take in a layer, with what came of it before."""
@@ -363,7 +409,8 @@ class Store:
             collect(self.root, self._cap, time.time())
 
     def close(self) -> None:
-        """Let go of the images that were held."""
+        """Let go of the images that were held; nobody may be in one any more that started before it was whole."""
+        self._early.close()
         self._holds.close()
 
     def _failed(self, stage: str, error: OSError) -> ImageError:
@@ -400,4 +447,4 @@ def _files_below(directory: Path) -> Iterator[str]:
                 yield name if inside == "." else f"{inside}/{name}"
 
 
-__all__ = ["Built", "Store"]
+__all__ = ["Built", "EarlyStart", "Store"]

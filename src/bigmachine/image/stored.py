@@ -57,10 +57,15 @@ def listing_of(layer: Layer) -> str:
         "size": layer.size,
         "tops": sorted(set(filter(None, tops.values()))),
         "others": plan.rows(file for file in by_scheme if not tops[file.path]),
-        "entry_points": [path for path in tops if _ENTRY_POINTS.fullmatch(path)],
+        "entry_points": [path for path in tops if is_entry_points(path)],
         "recorded": recorded.names(layer),
     }
     return f"{json.dumps(told)}\n{json.dumps(plan.rows(layer.files))}\n"
+
+
+def is_entry_points(path: str) -> bool:
+    """Whether a file names what a distribution offers, its scripts among it."""
+    return _ENTRY_POINTS.fullmatch(path) is not None
 
 
 def top(path: str) -> str:
@@ -70,4 +75,4 @@ def top(path: str) -> str:
     return folder if scheme == "site" and separator and folder != BYTE_CODE_FOLDER else ""
 
 
-__all__ = ["Stored", "listing_of", "top"]
+__all__ = ["Stored", "is_entry_points", "listing_of", "top"]

@@ -11,11 +11,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ImageError
 from bigmachine.image import plan, recorded
 from bigmachine.image.manifest import File, Layer
+
+if TYPE_CHECKING:
+    from bigmachine.image.early import Awaited, Early
 
 _CHUNK: Final = 4 << 20
 _CACHE: Final = "__pycache__"
@@ -37,12 +40,15 @@ class Arrival:
         self.directory = directory
         #: Bytes of files so far.
         self.taken = 0
+        #: Where programs run already that wait for the files to come.
+        self.early: Early | None = None
         self._content = content
         self._lock = threading.Lock()
         self._folders: set[str] = set()
         self._pieces_lock = threading.Lock()
         self._pieces: dict[int, set[tuple[int, int]]] = {}
         self._whole_at: set[int] = set()
+        self._awaited: dict[int, Awaited] = {}
         self._paths = {file.path for file in layer.files}
         for old in directory.glob(f"{self.INCOMPLETE}*"):
             old.unlink()
@@ -76,28 +82,59 @@ class Arrival:
             raise ImageError(
                 f"unpack: {file.path} of {self.layer.name} is not what its listing says (its hash differs)"
             )
-        self._write(file.path, content, executable=file.executable)
+        awaited = None if self.early is None else self.early.take(self.layer.id, file.path)
+        if self.early is None or awaited is None:
+            self._write(file.path, content, executable=file.executable)
+            return
+        try:
+            _write_all(awaited.descriptor, content, 0)
+            self._put(file.path, awaited)
+        except BaseException:
+            self.early.give_back(self.layer.id, file.path)
+            raise
 
     def _piece(self, at: int, file: File, offset: int, piece: memoryview) -> None:
         aside = self.directory / f"{self.INCOMPLETE}{at}"
         with self._pieces_lock:  # once a file is whole, nobody writes to it
             if at in self._whole_at:
                 return
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            awaited = self._awaited_for(at, file)
+            descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if awaited is None else -1
             try:
-                _write_all(descriptor, piece, offset)
+                _write_all(descriptor if awaited is None else awaited.descriptor, piece, offset)
             finally:
-                os.close(descriptor)
+                if awaited is None:
+                    os.close(descriptor)
             got = self._pieces.setdefault(at, set())
             got.add((offset, len(piece)))
             if sum(length for _, length in got) < file.size:
                 return
             self._whole_at.add(at)
-        with open(aside, "rb") as opened:
+        # Whoever opened a file by its name that programs wait for would wait, too.
+        with open(aside if awaited is None else os.dup(awaited.descriptor), "rb") as opened:
+            opened.seek(0)
             if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
                 raise ImageError(f"unpack: {file.path} of {self.layer.name} is not what its listing says")
-        os.chmod(aside, 0o555 if file.executable else 0o444)
-        os.replace(aside, self._place(file.path))
+        if awaited is None:
+            os.chmod(aside, 0o555 if file.executable else 0o444)
+            os.replace(aside, self._place(file.path))
+        else:
+            self._awaited.pop(at)
+            self._put(file.path, awaited)
+
+    def _awaited_for(self, at: int, file: File) -> Awaited | None:
+        if at not in self._awaited and at not in self._pieces and self.early is not None:
+            awaited = self.early.take(self.layer.id, file.path)
+            if awaited is not None:
+                self._awaited[at] = awaited
+        return self._awaited.get(at)
+
+    def _put(self, path: str, awaited: Awaited) -> None:
+        """Give a file its name, and let those go on who wait for it."""
+        assert self.early is not None
+        with contextlib.suppress(FileExistsError):  # it came before, in another attempt
+            os.link(awaited.place, self._place(path))
+        self.early.came(self.layer.id, path)
 
     def bytecode(self, head: Mapping[str, Any], content: memoryview) -> None:
         """Write byte code of the layer's modules beside them.
@@ -200,6 +237,9 @@ class Arrival:
 
     def close(self) -> None:
         """Drop what is not whole, and let others go on."""
+        for at in self._awaited:
+            assert self.early is not None
+            self.early.give_back(self.layer.id, self.layer.files[at].path)
         for old in self.directory.glob(f"{self.INCOMPLETE}*"):
             with contextlib.suppress(OSError):
                 old.unlink()
