@@ -185,6 +185,9 @@ class Machine:
         except BaseException:
             call.cancel()  # KeyboardInterrupt: without effect if the call itself has failed
             raise
+        finally:
+            # Otherwise an error, its traceback and this frame keep each other alive, and with them the arguments.
+            del call
 
     @overload
     def submit(
@@ -248,7 +251,7 @@ class Machine:
             return self._program.submit(name, args, kwargs, key=key)
         except BigmachineError as exc:
             call: Call[Any] = Call(0, str(method))
-            call.fail(exc)
+            call.fail(exc.with_traceback(None))  # that has this frame, which has the call, which has the error
             return call
 
     def _is_traced(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from bigmachine.errors import BigmachineError, DeadlineExceeded, is_remote
 from bigmachine.rpc import Call
 from bigmachine.rpc.context import remaining
+from bigmachine.rpc.names import shown
 from bigmachine.rpc.streamed import stream_kind
 
 #: Pauses grow by half from 0.05 s to 5 s, each a random share of it (AWS's "full jitter", but not below a half).
@@ -67,6 +68,9 @@ def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object],
             wait = pause(attempt, random.random())  # noqa: S311 (to spread callers, not to surprise them)
             left = remaining()
             if left is not None and left <= wait:
-                raise DeadlineExceeded(f"{call.method} failed {attempt + 1} times until its deadline: {exc}") from exc
+                method = shown(call.method)
+                raise DeadlineExceeded(f"{method} failed {attempt + 1} times until its deadline: {exc}") from exc
+        finally:
+            del call  # or the error keeps this frame, and the arguments, alive
         attempt += 1
         rest(wait)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import gc
 import math
 import pickle
 import re
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -64,6 +67,13 @@ def starting(session: Session) -> Iterator[Machine]:
 def cause_of(machine: Machine) -> str:
     assert isinstance(machine.error, MachineStopped)
     return machine.error.certificate.cause
+
+
+class Large:
+    """An argument that the test can see go."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ()
 
 
 # what it is
@@ -452,3 +462,27 @@ def test_a_handle_arrives_ready_to_call_also_before_its_machine_runs(session: Se
 class Late(Echo):
     def init(self, session: object) -> None:
         assert Slow.may_end.wait(10)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [Machine.call, Machine.retry_call, lambda machine, *args: machine.submit(*args).result()],
+    ids=["call", "retry_call", "submit"],
+)
+def test_a_failed_call_lets_go_of_its_arguments_at_once(
+    machine: Machine, call: Callable[..., object], is_stopped: bool
+) -> None:
+    machine.wait(timeout=10)
+    if is_stopped:
+        machine.shutdown()
+    large = Large()
+    held = weakref.ref(large)
+    gc.disable()  # it would free them some time, after as many more calls as it likes
+    try:
+        with contextlib.suppress(BigmachineError):
+            call(machine, "Echo.nothing_of_the_kind", large)
+        del large
+        eventually(lambda: held() is None, "the arguments are kept")
+    finally:
+        gc.enable()

@@ -123,6 +123,16 @@ def test_it_is_not_repeated_if_the_deadline_comes_first() -> None:
     assert len(keys) == 1
 
 
+def test_a_method_is_named_as_people_write_it() -> None:
+    def submit(key: bytes) -> Call[Any]:
+        call: Call[Any] = Call(1, "@__main__:PI.sample")
+        call.fail(NetworkError("the cable is out"))
+        return call
+
+    with deadline(0.01), pytest.raises(DeadlineExceeded, match=r"^PI\.sample failed 1 times"):
+        retry(submit, lambda _: pytest.fail("there was no time to pause"))
+
+
 def test_what_interrupts_the_wait_gives_the_call_up() -> None:
     class Interrupted(Call[int]):
         def result(self, timeout: float | None = None) -> int:
