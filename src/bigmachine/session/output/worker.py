@@ -19,6 +19,8 @@ from typing import TypeVar
 _log = logging.getLogger("bigmachine")
 #: So many bytes may wait; beyond that agents keep the output (up to their own bound, see `agent.events`).
 CROWDED = 1024 * 1024
+#: What waits is written in a moment, as a rule: it has at least this, also when machines took all the time there was.
+_LEAST = 0.25
 #: Between two flushes, so that a burst is written in large pieces and yet soon.
 _BATCH = 64 * 1024
 
@@ -88,7 +90,7 @@ class Worker:
         return mark.wait(timeout)
 
     def close(self, stall: float, timeout: float) -> None:
-        """Do what waits, for at most `timeout` seconds, and not if nothing moves for `stall` seconds.
+        """Do what waits, for at most `timeout` seconds (or 0.25), and not if nothing moves for `stall` seconds.
 
         The thread ends then, or as soon as it can.
         """
@@ -96,7 +98,7 @@ class Worker:
         if self._thread is None:
             return
         self._jobs.put(self._end)
-        end = time.monotonic() + timeout
+        end = time.monotonic() + max(timeout, _LEAST)
         done = -1
         while self._thread is not threading.current_thread() and done != self._done and time.monotonic() < end:
             done = self._done

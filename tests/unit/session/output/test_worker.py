@@ -68,6 +68,13 @@ def test_posting_does_not_wait_and_too_much_is_noticed(done: Done) -> None:
     assert not done.worker.is_crowded
 
 
+def test_what_waits_is_done_at_the_end_also_when_no_time_is_left(done: Done, caplog: pytest.LogCaptureFixture) -> None:
+    done.post("last")
+    done.worker.close(10, 0)
+    assert done.jobs == ["last"]
+    assert not caplog.records
+
+
 def test_a_job_that_fails_is_told_and_the_next_is_done(done: Done, caplog: pytest.LogCaptureFixture) -> None:
     done.post(OSError("disk full"))
     done.post("next")
