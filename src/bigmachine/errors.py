@@ -73,8 +73,8 @@ class Cause(enum.StrEnum):
 _REMEDIES = {
     Cause.SHUTDOWN: "It was asked to end; start another one if you still need it.",
     Cause.CANCELLED: "This program cancelled its handle; start another one if you still need it.",
-    Cause.EXITED: "The program on the machine ended by itself: look for sys.exit or os._exit in the service and in "
-    "what it calls.",
+    Cause.EXITED: "The program on the machine ended by itself: look for sys.exit or os._exit in its top level, in the "
+    "service and in what they call.",
     Cause.SIGNAL: "Look at the last lines of its output for what it was doing.",
     Cause.OOM: "Let it keep less in memory (smaller pieces, fewer calls at once), start fewer machines on the host, or "
     "take a bigger one or a higher limit.",
@@ -82,15 +82,17 @@ _REMEDIES = {
     "host suspended or the network cut? A longer Keepalive(lease=...) bridges longer pauses.",
     Cause.KEEPALIVE_LOST: "The driver could not reach it: is its host down or overloaded, or the network cut? A longer "
     "Keepalive(timeout=...) bridges longer cuts.",
-    Cause.HUNG: "Its process stood still: was it stopped (SIGSTOP), or does it wait for a lock or a disk? The stacks "
-    "of its threads, where they could be had, are the cause of this error. A longer Keepalive(hang=...) bridges longer "
-    "pauses.",
+    Cause.HUNG: "Its process stood still: the stacks of its threads, where they could be had, are the cause of this "
+    "error and show what it was at. A longer Keepalive(hang=...) bridges longer pauses.",
     Cause.AGENT_LOST: "The agent that carried it on its host is gone, and every machine there with it: was it killed, "
     "was the host short of memory, or did it go down? Look at the host's log.",
     Cause.PREEMPTED: "The provider took the host back; start another machine.",
     Cause.BOOT_FAILED: "A machine runs the same program up to bigmachine.start(): look at what stops it there.",
     Cause.INIT_FAILED: "The init of one of its services raised; the traceback is the cause of this error.",
 }
+
+#: For a machine that could not be started: no program of it came to an end that says why.
+_NOT_STARTED = "It was never up: put right what is named here, and start another one."
 
 #: What the end by a signal means, and what to do; the others have the remedy of `Cause.SIGNAL`.
 _SIGNALS = {
@@ -171,6 +173,8 @@ class DeathCertificate:
     def remedy(self) -> str:
         """What the user can do about it."""
         known = _SIGNALS.get(self._signal) if self.cause == Cause.SIGNAL else None
+        if self.cause == Cause.BOOT_FAILED and self.exit_status is None and self.signal is None:
+            return _NOT_STARTED
         return _REMEDIES[Cause(self.cause)] if known is None else known[1]
 
     def describe(self) -> str:

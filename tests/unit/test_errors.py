@@ -76,6 +76,14 @@ def test_what_was_raised_on_a_machine_is_told_from_what_was_raised_here() -> Non
     assert (is_remote(here), is_remote(there), is_remote(RemoteError("x", "y"))) == (False, True, True)
 
 
+def test_a_program_that_never_ran_is_not_said_to_be_at_fault() -> None:
+    text = str(MachineStopped(DeathCertificate(Cause.BOOT_FAILED, "m1", "too many open files; see `ulimit -n`")))
+    assert "runs the same program" not in text
+    assert "put right what is named here" in text
+    ended = DeathCertificate(Cause.BOOT_FAILED, "m1", "RuntimeError: no", exit_status=1)
+    assert "runs the same program" in str(MachineStopped(ended))
+
+
 def test_of_a_crash_the_place_is_shown_and_not_the_end_of_the_stack() -> None:
     stack = [f"  File {number}" for number in range(60)]
     lines = ("before", "Fatal Python error: Segmentation fault", "", "Current thread", *stack, "Extension modules: a")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from bigmachine.agent import Dumped, MemoryShort
 
 _log = logging.getLogger("bigmachine")
+#: What happens when there is no more, and what to do: of memory that others use, too, and of what a process may have.
+_SHARED: Final = "the kernel kills a process: let machines keep less, make fewer calls at once, or use fewer machines"
+_OWN: Final = "it gets no more (MemoryError, or abort in code in C): raise its limit, or let it keep less"
 #: How the names of files end that have a profile in them.
 PROFILE: Final = ".pb.gz"
 
@@ -21,8 +24,7 @@ def warn(machine: str, event: MemoryShort) -> None:
     """Log that memory is nearly used up."""
     waiting = f"; all waited for memory in {event.pressure:.0f} % of the time" if event.pressure else ""
     _log.warning(
-        "machine %s is short of memory: %d %% of %s is in use (%s of %s), and it holds %s%s; when all is used up, the "
-        "kernel kills a process: let machines keep less, make fewer calls at once, or use fewer machines",
+        "machine %s is short of memory: %d %% of %s is in use (%s of %s), and it holds %s%s; when all is used up, %s",
         machine,
         100 * event.used / event.limit,
         event.pool,
@@ -30,6 +32,7 @@ def warn(machine: str, event: MemoryShort) -> None:
         _size(event.limit),
         _size(event.resident),
         waiting,
+        _OWN if "RLIMIT" in event.pool else _SHARED,
     )
 
 
