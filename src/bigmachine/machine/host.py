@@ -19,6 +19,8 @@ from bigmachine.machine.life import Phase
 from bigmachine.rpc import Link, PeerGone
 
 _log = logging.getLogger("bigmachine")
+#: An agent's word for a program that can be called, which a handle finds out by calling it.
+_SERVES = "serving"
 #: Acknowledge after so many bytes of events; and in any case when there is nothing more to read for a moment.
 _ACK_BYTES = 256 * 1024
 _ACK_PAUSE = 0.2
@@ -136,6 +138,8 @@ class Host:
         if isinstance(event, Output):
             tenant.wrote(event.stream, event.data)
         elif isinstance(event, PhaseChanged):
+            if event.phase == _SERVES:
+                return
             try:
                 tenant.reached(Phase(event.phase))
             except ValueError:
