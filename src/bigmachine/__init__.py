@@ -80,13 +80,20 @@ _MODULES = ("driver", "errors", "testing")
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Put garbage collection off while modules are imported: it finds nothing then, and takes time."""
+    """Put garbage collection off while modules are imported: it finds nothing then, and takes time.
+
+    Nor does the next collection look at what was imported, and the one after: through the permanent generation it goes
+    to the oldest one, where it would be after two of them (5 ms of a driver's start).
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # else somebody has put there what is to stay
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

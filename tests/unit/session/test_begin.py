@@ -57,6 +57,26 @@ def test_a_start_leaves_garbage_collection_as_it_was(is_on: bool) -> None:
         (gc.enable if was_on else gc.disable)()
 
 
+def test_what_a_start_imports_is_old_at_once() -> None:
+    code = (
+        "import gc, sys, bigmachine\n"
+        "bigmachine.Session\n"
+        "print(len(gc.get_objects(generation=0)) < 1000, len(gc.get_objects(generation=2)) > 10000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
+def test_a_start_leaves_frozen_what_somebody_has_frozen() -> None:
+    gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        with bigmachine.start("inprocess"):
+            assert gc.get_freeze_count() > count / 2  # some of it has gone by itself
+    finally:
+        gc.unfreeze()
+
+
 def test_a_local_agent_is_started_before_nearly_everything_is_imported() -> None:
     """The driver's own imports take longer than all it does before, and go on beside the agent's."""
     code = (
