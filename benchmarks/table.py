@@ -39,6 +39,8 @@ FIGURES = (
     ("bulk.py",),
     ("fairness.py",),
     ("output.py",),
+    ("seeing.py",),
+    ("crowd.py",),
 )
 
 

@@ -12,6 +12,7 @@ variables, and values in dictionaries, whose names speak of secrets are masked.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import linecache
 import re
@@ -88,23 +89,24 @@ def take(traceback: TracebackType | None, *, with_locals: bool = True) -> list[T
         traceback = traceback.tb_next
     if len(entries) > 2 * _ENDS:
         entries = [*entries[:_ENDS], *entries[-_ENDS:]]
-    return [_taken(entry, with_locals) for entry in entries]
+    described: dict[int, str] = {}  # what is passed from frame to frame is described once; the frames keep it alive
+    return [_taken(entry, described if with_locals else None) for entry in entries]
 
 
-def _taken(entry: TracebackType, with_locals: bool) -> Taken:
+def _taken(entry: TracebackType, described: dict[int, str] | None) -> Taken:
     frame = entry.tb_frame
     code = frame.f_code
     where = _positions(code, entry.tb_lasti, entry.tb_lineno or 1)
     first = max(1, where[0] - _AROUND)
     lines = linecache.getlines(code.co_filename, frame.f_globals)[first - 1 : where[1] + _AROUND]
     # A module's variables are its functions and imports, which say little and are many.
-    named = _described(frame) if with_locals and code.co_name != "<module>" else {}
+    named = _described(frame, described) if described is not None and code.co_name != "<module>" else {}
     return code.co_filename, code.co_name, code.co_qualname, where, first, tuple(lines), named
 
 
 def _positions(code: CodeType, at: int, line: int) -> tuple[int, int, int, int]:
-    positions = list(code.co_positions())
-    found = positions[at // 2] if 0 <= at // 2 < len(positions) else (line, None, None, None)
+    unknown = (line, None, None, None)
+    found = next(itertools.islice(code.co_positions(), at // 2, None), unknown) if at >= 0 else unknown
     start, end, column, end_column = found
     start = start or line
     if column is None or end_column is None:
@@ -112,18 +114,25 @@ def _positions(code: CodeType, at: int, line: int) -> tuple[int, int, int, int]:
     return start, end or start, column, end_column
 
 
-def _described(frame: FrameType) -> dict[str, str]:
+def _described(frame: FrameType, known: dict[int, str]) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, value in list(frame.f_locals.items())[:_MOST_LOCALS]:
         if _SECRET.search(name):
             told[name] = _HIDDEN
             continue
-        try:
-            text = _short.repr(value)
-        except Exception as error:  # noqa: BLE001 (a user's __repr__)
-            text = f"<its __repr__ raised {type(error).__name__}>"
-        told[name] = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        text = known.get(id(value))
+        if text is None:
+            text = known[id(value)] = _description(value)
+        told[name] = text
     return told
+
+
+def _description(value: object) -> str:
+    try:
+        text = _short.repr(value)
+    except Exception as error:  # noqa: BLE001 (a user's __repr__)
+        text = f"<its __repr__ raised {type(error).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class _Described(str):
@@ -150,16 +159,7 @@ def build(taken: Iterable[Taken], machine: str) -> TracebackType | None:
 def _frame(
     file: str, name: str, qualified: str, where: tuple[int, int, int, int], named: Mapping[str, str]
 ) -> tuple[FrameType, int]:
-    line, end, column, end_column = where
-    place: dict[str, Any] = {
-        "lineno": line,
-        "end_lineno": end,
-        "col_offset": column,
-        "end_col_offset": end_column,
-    }
-    call = ast.Call(ast.Name("__here__", ast.Load(), **place), [], [], **place)
-    code = compile(ast.Module([ast.Expr(call, **place)], []), file, "exec", dont_inherit=True)
-    code = code.replace(co_name=name, co_qualname=qualified)
+    code = _stub(file, name, qualified, where)
     caught: list[tuple[FrameType, int]] = []
 
     def here() -> None:
@@ -172,6 +172,21 @@ def _frame(
     return frame, at
 
 
+@functools.lru_cache(maxsize=_MOST_FILES)
+def _stub(file: str, name: str, qualified: str, where: tuple[int, int, int, int]) -> CodeType:
+    """Compile a call at this very place; where something fails once, it often does again."""
+    line, end, column, end_column = where
+    place: dict[str, Any] = {
+        "lineno": line,
+        "end_lineno": end,
+        "col_offset": column,
+        "end_col_offset": end_column,
+    }
+    call = ast.Call(ast.Name("__here__", ast.Load(), **place), [], [], **place)
+    code = compile(ast.Module([ast.Expr(call, **place)], []), file, "exec", dont_inherit=True)
+    return code.replace(co_name=name, co_qualname=qualified)
+
+
 _remembered: Final[deque[str]] = deque()
 
 
@@ -180,14 +195,17 @@ def _remember(file: str, first: int, lines: tuple[str, ...]) -> None:
     if not 1 <= first <= _LAST_LINE:
         return
     entry = linecache.cache.get(file)
-    known: list[str] = list(entry[2]) if entry is not None and len(entry) == 4 else []
+    known: list[str] = entry[2] if entry is not None and len(entry) == 4 else []
+    if known[first - 1 : first - 1 + len(lines)] == list(lines):
+        return
+    known = list(known)
     known += ["\n"] * (first - 1 + len(lines) - len(known))
     known[first - 1 : first - 1 + len(lines)] = lines
     if entry is None:
         _remembered.append(file)
         while len(_remembered) > _MOST_FILES:
             linecache.cache.pop(_remembered.popleft(), None)
-    linecache.cache[file] = (sum(map(len, known)), None, known, file)
+    linecache.cache[file] = (0, None, known, file)  # without a time nobody compares the size
 
 
 __all__ = ["Taken", "build", "take"]
