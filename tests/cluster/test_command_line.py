@@ -217,6 +217,7 @@ def test_a_driver_that_was_killed_is_told_of_with_its_last_machines(desk: Desk) 
     done = desk.run("ls")
     assert done.code == 0
     assert "its driver process is gone: killed or crashed" in done.out
+    assert "m1  was RUNNING" in done.out
     done = desk.run("status")
     assert (done.code, done.out) == (3, "")
     assert "job" in done.err

@@ -108,10 +108,11 @@ def _show(each: Listed, now: float, most: int | None) -> None:
     record = each.record
     say(f"{painted(record.id, 'bold')}  {plain(headline(each, now))}")
     machines = record.machines
-    if record.ended is not None and record.ended.why != "gone":
+    is_gone = record.ended is not None and record.ended.why == "gone"
+    if record.ended is not None and not is_gone:
         machines = [machine for machine in machines if machine.get("cause") not in _WANTED]
     machines = sorted(machines, key=lambda machine: natural(str(machine["name"])))
-    rows = [machine_row(machine) for machine in machines]
+    rows = [machine_row(machine, is_gone=is_gone) for machine in machines]
     for line, machine in zip(table(rows[:most], indent="    "), machines, strict=False):
         state = str(machine["state"])
         say(cut(line).replace(state, painted(state, STATES.get(state, "")), 1))
@@ -149,12 +150,16 @@ def counted(machines: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no machines"
 
 
-def machine_row(machine: Mapping[str, Any]) -> list[str]:
-    """Give the row of a table: name, state, address, host, and what is to be known."""
+def machine_row(machine: Mapping[str, Any], *, is_gone: bool) -> list[str]:
+    """Give the row of a table: name, state, address, host, and what is to be known.
+
+    `is_gone`: its driver is, and this is how the machine was then; it ends when it notices.
+    """
+    state = str(machine["state"])
     remark = str(machine.get("phase") or machine.get("text") or "")
     return [
         str(machine["name"]),
-        str(machine["state"]),
+        f"was {state}" if is_gone and state != "STOPPED" else state,
         str(machine["address"]),
         str(machine.get("host") or ""),
         "" if machine.get("cause") in _WANTED else remark.removeprefix(f"machine {machine['name']} "),

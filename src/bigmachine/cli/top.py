@@ -73,8 +73,9 @@ def _show_ended(record: Record, *, is_json: bool) -> None:
         say_json_line({"ended": told["ended"], "machines": told["machines"], "cost": told["cost"]})
         return
     now = time.time()
+    is_gone = record.ended is not None and record.ended.why == "gone"
     say(f"{record.id}  {plain(headline(Listed(record, is_running=False, is_heard=False), now))}")
-    for line in table([machine_row(machine) for machine in record.machines], indent="    "):
+    for line in table([machine_row(machine, is_gone=is_gone) for machine in record.machines], indent="    "):
         say(cut(line))
 
 

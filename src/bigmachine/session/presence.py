@@ -87,14 +87,23 @@ class Presence:
         return cls(session, folder, record, listener)
 
     def _listen(self) -> None:
-        self._session._reactor.loop.add_reader(self._listener, self._accept)
+        self._hear()
         self._save_in(_BEAT)
+
+    def _hear(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._session._reactor.loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # it went away, or there is no descriptor left
+        except (BlockingIOError, ConnectionError):
+            return  # it went away
+        except OSError as error:  # there is no descriptor left: to try at once would take the whole processor
             _log.debug("somebody who wanted to see the session could not: %s", error)
+            loop = self._session._reactor.loop
+            loop.remove_reader(self._listener)
+            loop.call_later(_PAUSE, self._hear)
             return
         if self._control is None:
             from bigmachine.session.control import Control
@@ -106,7 +115,7 @@ class Presence:
 
     def changed(self) -> None:
         """Machines have come, or changed their state: note it soon."""
-        self._save_in(_PAUSE)
+        self._save_in(_PAUSE * (1 + len(self._session._owned) / 100))  # a record of many takes longer to write
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped."""
