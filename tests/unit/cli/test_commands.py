@@ -178,6 +178,8 @@ class TestSession:
         assert os.listdir(register.made_folder()) == [f"{session._id}.json"]
         code, out, _ = run("top")
         assert (code, "ended" in out) == (3, True)
+        code, out, _ = run("top", "--json")
+        assert (code, json.loads(out)["ended"]["why"]) == (3, "finished")
 
     @pytest.mark.parametrize("command", ["status", "logs", "vars -m", "stack -m", "heap -m", "timeline", "kill"])
     def test_a_machine_that_is_not_there_has_exit_code_3(
@@ -229,6 +231,28 @@ class TestSession:
         _, out, _ = run("top", "-n", "1")
         assert "MACHINE" in out
         assert "1 of 1 machines running" in out
+
+    def test_documents_keep_their_shape(self, run: Run, session: Session, machine: Machine) -> None:
+        """Programs rely on these names: new ones may come, none of these may go."""
+        (told,) = as_json(run("ls", "--json"))["sessions"]
+        known = "id name pid program argv directory python system started updated machines cost ended running answers"
+        assert set(known.split()) <= told.keys()
+        assert {"name", "address", "host", "state", "owned", "maxprocs"} <= told["machines"][0].keys()
+        (condition,) = as_json(run("status", "--json"))["machines"]
+        assert {"name", "address", "state", "keepalive", "memory", "disk", "load", "runtime", "why"} <= condition.keys()
+        assert {"next", "replies"} == condition["keepalive"].keys()
+        span = as_json(run("timeline", "--json"))["spans"][0]
+        assert {"machine", "phase", "began", "ended", "seconds", "sent"} <= span.keys()
+        look = json.loads(run("top", "-n", "1", "--json")[1])
+        assert {"now", "machines", "cost"} <= look.keys()
+        profile = as_json(run("stack", "--driver", "--json"))
+        known = "kind format taken missing comments bytes file profile"
+        assert set(known.split()) <= profile.keys()
+        assert {"name", "state"} <= as_json(run("kill", "m1", "--json"))["machines"][0].keys()
+        session.shutdown()
+        (told,) = as_json(run("ls", "--json"))["sessions"]
+        assert told["ended"].keys() == {"at", "why", "text"}
+        assert {"cause", "text", "stopped"} <= told["machines"][0].keys()
 
     def test_a_disk_that_takes_no_profile(self, run: Run, session: Session, machine: Machine, tmp_path: Path) -> None:
         code, _, err = run("stack", "--out", str(tmp_path / "no" / "where.txt"))
