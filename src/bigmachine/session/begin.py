@@ -52,7 +52,7 @@ def start(
     Raises: ProvisionError if there is no such system, or it cannot work here; InvalidCall if an argument is wrong.
     """
     init()
-    with _uncollected():  # most of what follows is imports
+    with _uncollected(is_driver=True):  # most of what follows is imports
         if system == "local":
             return _start_locally(name, output, events)
         from bigmachine import config

@@ -60,8 +60,9 @@ def test_a_start_leaves_garbage_collection_as_it_was(is_on: bool) -> None:
 def test_what_a_start_imports_is_old_at_once() -> None:
     code = (
         "import gc, sys, bigmachine\n"
-        "bigmachine.Session\n"
+        "session = bigmachine.start('inprocess')\n"
         "print(len(gc.get_objects(generation=0)) < 1000, len(gc.get_objects(generation=2)) > 10000)\n"
+        "session.shutdown()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "True True\n"
