@@ -167,21 +167,23 @@ class Connection(asyncio.BufferedProtocol):
             self.flush()
 
     def _write(self, data: bytes) -> None:
-        if self._transport is None:
+        transport = self._transport
+        if transport is None or transport.is_closing():  # the peer has closed it: that is heard of in a moment
             return
         if self._queue:
             self._queue.append(data)
         else:
             self.bytes_out += len(data)
-            self._transport.write(data)
+            transport.write(data)
 
     def _pump(self) -> None:
         self._is_pumping = False
-        if self._transport is None or not self._queue:
+        transport = self._transport
+        if transport is None or transport.is_closing() or not self._queue:
             return
         chunk = self._queue.popleft()
         self.bytes_out += len(chunk)
-        self._transport.write(chunk)
+        transport.write(chunk)
         if self._queue and self.is_writable:
             self._is_pumping = True
             self.reactor.loop.call_soon(self._pump)

@@ -74,6 +74,9 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None:
         self.reading = True
 
+    def is_closing(self) -> bool:
+        return self.ended != ""
+
     def close(self) -> None:
         self.ended = "closed"
 
@@ -333,3 +336,16 @@ def test_what_is_held_leaves_together_at_the_end_of_the_tick(bench: Bench) -> No
     assert bench.transport.writes == [b"".join(small_frame(PING, 0, ident) for ident in range(3))]
     bench.connection.send(small_frame(PING, 0, 3))
     assert len(bench.transport.writes) == 2  # the next tick is another one
+
+
+def test_nothing_is_written_to_what_its_peer_has_closed() -> None:
+    """The transport would warn of each write, until it says that the connection is lost."""
+    bench = Bench()
+    bench.transport.ended = "by its peer"
+    bench.connection.send(b"small")
+    bench.connection.send_large([b"x" * 100_000])
+    bench.connection.send(b"behind it")
+    bench.connection.flush()
+    assert bench.transport.writes == []
+    bench.connection.connection_lost(None)
+    assert bench.receiver.losses == [None]
