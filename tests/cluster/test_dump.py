@@ -59,6 +59,7 @@ def test_numbers_of_all_machines_are_told_and_added_up(session: Session) -> None
         machine.call(Shop.sell, 2)
     told = session.vars()
     assert set(told) == {"m1", "m2"}
+    assert session.vars(driver=True)["driver"]['session.events{event="running"}'].value == 2
     assert told["m1"]["sold"].value == 5
     assert told["m1"]['rpc.calls{method="Shop.sell"}'].value == 2
     assert told["m1"]['client.seconds{method="Shop.sell"}'].count == 2
@@ -152,7 +153,11 @@ def test_a_machine_that_stands_still_is_in_the_dump_as_seen_from_outside(session
 def test_a_signal_asks_for_a_dump_until_the_session_ends(tmp_path: Path) -> None:
     before, hook = signal.getsignal(signal.SIGUSR1), sys.excepthook
     came: list[int] = []
-    signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+
+    signal.signal(signal.SIGUSR1, note)
     try:
         with bigmachine.start("local") as session:
             session.dump_on(tmp_path / "made")
@@ -160,7 +165,7 @@ def test_a_signal_asks_for_a_dump_until_the_session_ends(tmp_path: Path) -> None
             os.kill(os.getpid(), signal.SIGUSR1)
             wait_for(lambda: list((tmp_path / "made").glob("*-signal.zip")))
             assert came == []
-        assert sys.excepthook is hook
+        assert (sys.excepthook, signal.getsignal(signal.SIGUSR1)) == (hook, note)
         os.kill(os.getpid(), signal.SIGUSR1)
         assert came == [signal.SIGUSR1]  # as before
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ class Timeline:
         self._most = most
         self._spans: dict[tuple[str, str], Span] = {}
         self._open: dict[str, tuple[str, str]] = {}
+        self._entered: Counter[str] = Counter()
 
     def enter(self, machine: str, phase: str, now: float) -> None:
         """Note that a machine is in a phase from now on."""
@@ -51,6 +53,7 @@ class Timeline:
         # News of a phase may come after the news that it is over.
         is_last = phase in (UP, DOWN) or (machine, UP) in self._spans
         self._spans[key] = Span(machine, phase, now, now if is_last else None)
+        self._entered[phase] += 1
         if not is_last:
             self._open[machine] = key
 
@@ -64,6 +67,10 @@ class Timeline:
         key = self._open.get(machine)
         if key is not None and key in self._spans:
             self._spans[key] = replace(self._spans[key], sent=size)
+
+    def entered(self) -> dict[str, int]:
+        """Tell how many machines have come to each phase so far."""
+        return dict(self._entered)
 
     def spans(self) -> list[Span]:
         """Give all spans so far."""

@@ -43,3 +43,12 @@ def test_news_of_a_phase_that_comes_late_opens_nothing() -> None:
     timeline.enter("m1", UP, 1.0)
     timeline.enter("m1", "importing", 2.0)
     assert all(span.ended is not None for span in timeline.spans())
+
+
+def test_phases_are_counted_also_when_their_spans_are_forgotten() -> None:
+    timeline = Timeline(most=4)
+    for number in range(10):
+        timeline.enter(f"m{number}", "launching", 1.0)
+        timeline.enter(f"m{number}", "launching", 1.5)
+        timeline.enter(f"m{number}", UP, 2.0)
+    assert timeline.entered() == {"launching": 10, "running": 10}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bigmachine.session.seeing.triggers import Triggers
     from bigmachine.session.seeing.variables import Variables
     from bigmachine.session.session import Session
-    from bigmachine.session.timeline import Span
+    from bigmachine.session.timeline import Span, Timeline
     from bigmachine.web import ASGIApp, ServedPages, Watch
 
 #: Two threads that want the pages served get the same ones.
@@ -29,6 +29,7 @@ class Sight:
 
     name: str
     _reactor: Reactor
+    _timeline: Timeline
     _variables: Variables | None = None
     _triggers: Triggers | None = None
     _served: ServedPages | None = None
@@ -118,7 +119,7 @@ class Sight:
         if self._variables is None:
             self._variables = Variables()
         told = self._variables.read(self._reactor, self.machines())
-        return {**told, "driver": of_driver(self._reactor)} if driver else told
+        return {**told, "driver": of_driver(self._reactor, self._timeline.entered())} if driver else told
 
     def dump(self, path: str | os.PathLike[str]) -> Path:
         """Write all that is known of the session to one zip file: status, stacks, heap, numbers, logs, versions.

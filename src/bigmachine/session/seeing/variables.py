@@ -74,12 +74,15 @@ class Variables:
         return told
 
 
-def of_driver(reactor: Reactor) -> Readings:
-    """Give the numbers of this process and its host."""
+def of_driver(reactor: Reactor, entered: Mapping[str, int]) -> Readings:
+    """Give the numbers of this process and its host; `entered`: how many of its machines have come to which phase."""
     from bigmachine.observe import vars  # noqa: A004 (the field's word)
 
     told = {**facts.of_host(os.getpid()), **facts.of_process(own.born())}
     told["process.connections"] = Reading("gauge", len(reactor.connections), help="to machines and their agents")
+    for phase, count in entered.items():
+        name = facts.labelled("session.events", event=phase)
+        told[name] = Reading("counter", count, help="machines that have come to this phase of their lives")
     return {**told, **facts.of_prometheus(), **vars.read()}
 
 
