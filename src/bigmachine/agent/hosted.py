@@ -56,6 +56,10 @@ _STILL: Final = {
 }
 
 
+#: What a program has to end in that a debugger may hold.
+_HELD: Final = 1.0
+
+
 class Hosted:
     """A machine on this host. `start` it, then `follow` it to its end."""
 
@@ -189,6 +193,8 @@ class Hosted:
         """Ask it to end, kill it after `grace` seconds, and wait until it is gone."""
         self._intend(Reason(cause, detail))
         if self.is_serving and grace > 0 and self._channel is not None:
+            if self.conversations.holds_program:
+                grace = min(grace, _HELD)
             self._channel.send({"k": "shutdown"})
             await asyncio.wait([self._stopped], timeout=grace)
         self.kill(cause, detail)

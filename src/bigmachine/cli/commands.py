@@ -56,6 +56,23 @@ COMMANDS: Final[Mapping[str, Command]] = {
         Command("timeline", "timeline", "show how the machines of a session came up", "bigmachine timeline"),
         Command("kill", "kill", "end machines of a session", "bigmachine kill m3"),
         Command("dump", "dump", "write all that is known of a session to a zip file", "bigmachine dump now.zip"),
+        Command("pdb", "talking", "talk to a machine that waits in breakpoint()", "bigmachine pdb m1", json=False),
+        Command(
+            "attach",
+            "talking",
+            "stop a machine's program where it is, and debug it",
+            "bigmachine attach m1",
+            json=False,
+        ),
+        Command("debug", "editing", "let an editor debug a machine's program (debugpy)", "bigmachine debug m1"),
+        Command(
+            "shell",
+            "talking",
+            "be a Python inside a machine's program",
+            "bigmachine shell m1 -c 'print(len(services))'",
+            json=False,
+        ),
+        Command("cp", "copying", "copy a file to a machine, or from it", "bigmachine cp data.bin m1:/tmp/data.bin"),
         Command(
             "reap",
             "reap",

@@ -109,12 +109,26 @@ class Talk:
     def interruptible(self) -> Iterator[None]:
         """Have Ctrl-C raise KeyboardInterrupt in this thread; what waits in C comes back first."""
         thread = ctypes.c_ulong(threading.get_ident())
-        throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        is_thrown = False
+
+        def throw() -> None:
+            nonlocal is_thrown
+            is_thrown = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(KeyboardInterrupt))
+
         try:
-            with self.interrupted_by(lambda: throw(thread, ctypes.py_object(KeyboardInterrupt))):
+            with self.interrupted_by(throw):
                 yield
+        except KeyboardInterrupt:
+            is_thrown = False
+            raise
         finally:
-            throw(thread, None)  # one that came in the last moment is not meant for what comes now
+            if is_thrown:
+                # It came in the last moment, and is not meant for what comes now. To take it back by
+                # SetAsyncExc(thread, NULL) makes CPython 3.11 look for it at every instruction from then on.
+                with contextlib.suppress(KeyboardInterrupt):
+                    for _ in range(1000):
+                        pass
 
     def _send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):

@@ -75,6 +75,16 @@ class ByteStream(io.RawIOBase):
         whole = piece.obj
         return whole if isinstance(whole, bytes) and len(whole) == len(piece) else bytes(piece)
 
+    async def next_piece(self) -> bytes:
+        """Return the next bytes as they came; b"" at the end. For readers on an event loop."""
+        if self._left:
+            piece, self._left = bytes(self._left), memoryview(b"")
+            return piece
+        try:
+            return bytes(await self._incoming.pull_async())
+        except StopAsyncIteration:
+            return b""
+
     def readall(self) -> bytes:
         pieces = []
         while self._fill():

@@ -57,6 +57,7 @@ class Verb:
 
 
 _ANSWERS: Final = "bigmachine.session.answers"
+_CONVERSING: Final = "bigmachine.session.conversing"
 
 #: What can be asked; imported when it is.
 VERBS: Final[Mapping[str, Verb]] = {
@@ -69,6 +70,10 @@ VERBS: Final[Mapping[str, Verb]] = {
     "dump": Verb(_ANSWERS, "dump"),
     "kill": Verb(_ANSWERS, "kill"),
     "logs": Verb(_ANSWERS, "logs"),
+    "halts": Verb(_CONVERSING, "halts"),
+    "converse": Verb(_CONVERSING, "converse", talks=True),
+    "get": Verb(_CONVERSING, "get"),
+    "put": Verb(_CONVERSING, "put", talks=True),
 }
 
 

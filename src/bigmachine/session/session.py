@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -43,6 +44,7 @@ from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
 
 if TYPE_CHECKING:
+    from bigmachine.session.prompt import Prompt
     from bigmachine.session.shipping import Cargo
     from bigmachine.system.cost import Receipt
 
@@ -455,6 +457,14 @@ class Session(Sight):
         """A machine's program waits in `breakpoint()` for somebody to come."""
         text = f"machine {machine.name} waits in breakpoint() at {event.halt.where}: bigmachine pdb {machine.name}"
         self._display.do(partial(_log.warning, "%s", text))
+        self._prompt.halted(machine, event.halt)
+
+    @functools.cached_property
+    def _prompt(self) -> Prompt:
+        """The debugger's prompt at this program's terminal."""
+        from bigmachine.session.prompt import Prompt
+
+        return Prompt(self)
 
     def stopped(self, machine: Machine) -> None:
         """An owned machine has stopped, and its last output has come."""
@@ -524,6 +534,8 @@ class Session(Sight):
     def _shut_down(self, end: float) -> None:
         atexit.unregister(self.shutdown)
         self._close_pages()
+        if "_prompt" in vars(self):
+            self._prompt.close()
         if self._presence is not None:
             self._presence.ending()
         try:
