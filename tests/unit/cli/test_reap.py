@@ -18,6 +18,9 @@ pytest.importorskip("boto3")
 from bigmachine.cli.main import main
 
 
+REGION = ("--region", "eu-central-1")
+
+
 class Region(BaseHTTPRequestHandler):
     """An account with an instance that should be gone, and one that is in use, each with a launch template."""
 
@@ -104,14 +107,14 @@ def test_reap_says_what_would_go_and_does_nothing(capsys: pytest.CaptureFixture[
 
 
 def test_with_yes_it_does(capsys: pytest.CaptureFixture[str], region: type[Region]) -> None:
-    document = told(capsys, "reap", "--yes")
+    document = told(capsys, "reap", "--yes", *REGION)
     assert document["taken"] is True
     assert [each["id"] for each in document["leftovers"]] == ["i-old", "lt-old"]
     assert region.taken == [("TerminateInstances", "i-old"), ("DeleteLaunchTemplate", "lt-old")]
 
 
 def test_a_session_that_is_named_goes_before_its_time(capsys: pytest.CaptureFixture[str], region: type[Region]) -> None:
-    assert [each["id"] for each in told(capsys, "reap", "--of", "new", "--yes")["leftovers"]] == ["i-new"]
+    assert [each["id"] for each in told(capsys, "reap", "--of", "new", "--yes", *REGION)["leftovers"]] == ["i-new"]
     assert region.taken == [("TerminateInstances", "i-new")]
 
 
