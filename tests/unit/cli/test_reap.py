@@ -17,7 +17,6 @@ pytest.importorskip("boto3")
 
 from bigmachine.cli.main import main
 
-
 REGION = ("--region", "eu-central-1")
 
 
