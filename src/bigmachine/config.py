@@ -103,6 +103,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("ec2life", "ec2", "life", Kind.NUMBER, "EC2: hours after which an instance ends in any case (24)"),
     Option("ec2maxprice", "ec2", "maxprice", Kind.TEXT, "EC2: dollars an hour that an instance may cost (any)"),
     Option("ec2budget", "ec2", "budget", Kind.TEXT, "EC2: dollars that all may cost together before they end (any)"),
+    Option("ec2bucket", "ec2", "bucket", Kind.TEXT, "EC2: a bucket of S3 from which hosts fetch programs (none)"),
     Option("hosts", "ssh", "hosts", Kind.LIST, "ssh: the hosts, separated by commas"),
     Option("ssh-config", "ssh", "config", Kind.PATH, "ssh: the client's configuration file"),
     Option("ssh-machines", "ssh", "machines", Kind.NUMBER, "ssh: the machines on a host that does not say so itself"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -343,3 +346,39 @@ def test_where_nothing_listens_the_error_says_so(host: Running) -> None:
 def test_a_driver_that_dies_before_its_orders_leaves_nothing() -> None:
     done = subprocess.run(["sh", "-c", stage0_command(sys.executable)], input=b"", check=False, timeout=PATIENCE)
     assert done.returncode == 1
+
+
+class Depot:
+    """A depot that has one thing, served by HTTP, or says so."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url(self, sha256: str, content: Callable[[], bytes]) -> str:
+        return self._url
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_a_bundle_may_be_fetched_from_elsewhere_and_is_sent_if_that_fails(python: str, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path)
+    (tmp_path / "wrong").write_bytes(bundle.path.read_bytes()[:-1])
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        there = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            with bare_host(python, tmp_path / "cache") as running, running.client() as client:
+                for url in ("", f"{there}/none", f"{there}/wrong", "http://127.0.0.1:1/x", "nonsense"):
+                    assert not client.get(bundle, Depot(url))
+                    assert client.have([bundle]) == frozenset()
+                assert client.get(bundle, Depot(f"{there}/{bundle.path.relative_to(tmp_path)}"))
+                assert client.have([bundle]) == {bundle.name}
+                assert client.sent == 0
+        finally:
+            server.shutdown()
+            thread.join()

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import importlib.util
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bigmachine.image.bundle import Bundle
+    from bigmachine.image.depot import Depot
 
 T = TypeVar("T")
+
+_log = logging.getLogger("bigmachine")
 
 #: Makes a connection to a host's port.
 Dial = Callable[[], socket.socket]
@@ -151,6 +155,22 @@ class BareHost:
         names = [bundle.name for bundle in bundles]
         return frozenset(self._twice("asking what it has", lambda: self._ask("have", ids=names))["ids"])
 
+    def get(self, bundle: Bundle, depot: Depot) -> bool:
+        """Have the host fetch a bundle from a depot; False if that does not work: then it has to be sent.
+
+        Raises:
+            NetworkError, AuthenticationError: as `info`.
+        """
+        url = depot.url(bundle.sha256, bundle.path.read_bytes)
+        if not url:
+            return False
+        try:
+            self._twice(f"having it fetch {bundle.name[:20]}", lambda: self._ask("put", **_described(bundle), url=url))
+        except ProvisionError as error:
+            _log.info("%s; it is sent", error)
+            return False
+        return True
+
     def put(self, bundle: Bundle, note: Note = lambda _stage, _sent: None) -> None:
         """Send a bundle.
 
@@ -240,7 +260,7 @@ class BareHost:
     def _ask(self, verb: str, **request: object) -> dict[str, Any]:
         link = self._connected()
         _send(link, {"verb": verb, **request})
-        return self._reply(verb, link)
+        return self._reply("get" if "url" in request else verb, link)
 
     def _reply(self, verb: str, link: ssl.SSLSocket) -> dict[str, Any]:
         reply = self._receive(link)
@@ -250,16 +270,7 @@ class BareHost:
 
     def _put(self, bundle: Bundle, note: Note) -> None:
         link = self._connected()
-        _send(
-            link,
-            {
-                "verb": "put",
-                "id": bundle.name,
-                "sha256": bundle.sha256,
-                "size": bundle.size,
-                "unpacked": bundle.unpacked,
-            },
-        )
+        _send(link, {"verb": "put", **_described(bundle)})
         with bundle.path.open("rb") as file:
             while piece := file.read(_PIECE):
                 link.sendall(piece)
@@ -275,6 +286,10 @@ class BareHost:
         if not isinstance(reply, dict):
             raise ProvisionError(f"{self.host}: {reply!r} is no answer of stage 0: what listens there?")
         return reply
+
+
+def _described(bundle: Bundle) -> dict[str, object]:
+    return {"id": bundle.name, "sha256": bundle.sha256, "size": bundle.size, "unpacked": bundle.unpacked}
 
 
 class _Failed(Exception):
@@ -351,11 +366,13 @@ def bring_up(
     cache: Path | None = None,
     preload: tuple[str, ...] = (),
     notices: str = "",
+    depot: Depot | None = None,
     note: Note = lambda _stage, _sent: None,
 ) -> Raised:
     """Make the host run an agent; it answers at the port of stage 0, with the identity `bootstrap`.
 
-    That may be another one than stage 0 has. `notices`: the provider whose notices of the host's end the agent watches.
+    That may be another one than stage 0 has. `depot`: where the host may fetch what it lacks. `notices`: the provider
+    whose notices of the host's end the agent watches.
 
     Raises:
         ImageError: if it can run neither its own Python nor the driver's, or has no room.
@@ -386,7 +403,8 @@ def bring_up(
             "room there, or choose another folder for the cache"
         )
     for bundle in lacking:
-        host.put(bundle, note)
+        if depot is None or not host.get(bundle, depot):
+            host.put(bundle, note)
     note("starting", host.sent)
     sys_path = [f"{facts.place(kit)}/{SITE}"]
     listen = ("", 0)  # it inherits a socket

@@ -90,6 +90,7 @@ class Images:
         Raises:
             ImageError: if something is wrong with it, or with this host; the text names the stage and the file.
         """
+        from bigmachine.image.depot import fetched
         from bigmachine.image.store import EarlyStart
 
         relays = [_Relay(self._dial(to), head, to) for to in onward]
@@ -97,7 +98,9 @@ class Images:
         early = self._expected(head, python)
         start = EarlyStart(lambda root: _tell(early, root), lambda why: self._break(early, why))
         try:
-            taken = _passed_on(frames, relays) if relays else frames
+            taken = fetched(frames)
+            if relays:
+                taken = _passed_on(taken, relays)
             built = self._opened().receive(head, python, taken, early=start)
             failed = ""
         finally:

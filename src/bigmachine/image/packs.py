@@ -16,7 +16,7 @@ import hashlib
 import json
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import cache_from_source
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +48,8 @@ _WORKERS: Final = 2
 _AHEAD: Final = 6
 _HEAD: Final = struct.Struct(">4sc32s")
 _SIZE: Final = struct.Struct(">I")
+#: Where a frame says its kind.
+PIECE_KIND: Final = slice(4, 5)
 
 #: A piece of a pack: the file's number in its layer, where it begins in the file, and its length.
 Part = tuple[int, int, int]
@@ -66,8 +68,8 @@ def frame(kind: bytes, body: bytes) -> bytes:
     return _HEAD.pack(MAGIC, kind, hashlib.sha256(body).digest()) + body
 
 
-def verify(data: bytes) -> tuple[bytes, memoryview]:
-    """See that a frame is what it says; give its kind and its body.
+def verify(data: bytes, kinds: Container[bytes] = (LISTING, PACK, BYTECODE, FIRST)) -> tuple[bytes, memoryview]:
+    """See that a frame is what it says, and one of `kinds`; give its kind and its body.
 
     Raises:
         ImageError: if it is not.
@@ -76,7 +78,7 @@ def verify(data: bytes) -> tuple[bytes, memoryview]:
         raise ImageError(f"transfer: a frame of {len(data)} bytes is none")
     magic, kind, digest = _HEAD.unpack_from(data)
     body = memoryview(data)[_HEAD.size :]
-    if magic != MAGIC or kind not in (LISTING, PACK, BYTECODE, FIRST):
+    if magic != MAGIC or kind not in kinds:
         raise ImageError("transfer: what came is no part of an image: are both sides of one version?")
     if hashlib.sha256(body).digest() != digest:
         raise ImageError(f"transfer: a frame of {len(data):,} bytes was damaged on its way")
@@ -154,26 +156,29 @@ class _Sender:
         for layer in self._layers:
             body = pack({"layer": layer.id, "name": layer.name, "version": layer.version, "files": rows(layer.files)})
             yield workers.submit(frame, LISTING, body)
-        first, rest = self._ordered()
-        yield from self._packs(workers, first)
-        if first:
+        items = self._items()
+        if sum(item.file.size for item in items) >= _LARGE_IMAGE:
+            first, items = self._split(items)
+            yield from self._packs(workers, first)
             yield from self._bytecode(workers)
-            yield workers.submit(frame, FIRST, b"")
-        yield from self._packs(workers, rest)
-        if not first:
+            yield workers.submit(frame, FIRST, b"")  # also where all of that is there already
+            yield from self._packs(workers, items)
+        else:
+            yield from self._packs(workers, items)
             yield from self._bytecode(workers)
 
-    def _ordered(self) -> tuple[list[_Item], list[_Item]]:
+    def _items(self) -> list[_Item]:
         arrived, here = self._wanted.arrived, self._wanted.here
-        items = [
+        return [
             _Item(layer, at, file)
             for layer in self._layers
             for at, file in enumerate(layer.files)
             if file.size and not file.link and (layer.id, file.path) not in arrived
             if layer.kind != "tree" or file.sha256 not in here
         ]
-        if sum(item.file.size for item in items) < _LARGE_IMAGE:
-            return [], items
+
+    def _split(self, items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
+        """Tell what is needed first from what is not."""
         loaded = self._scan.first
         chosen = [(item.layer.id, item.file.path) in loaded or _is_read_at_once(item) for item in items]
         first = [item for item, is_first in zip(items, chosen, strict=True) if is_first]

@@ -284,7 +284,7 @@ class Session(Sight):
             return None
         from bigmachine.session.shipping import Cargo
 
-        cargo = Cargo(order.entry, image, order.added)
+        cargo = Cargo(order.entry, image, order.added, system.depot())
         cargo.begin()
         return cargo
 

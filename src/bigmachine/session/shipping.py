@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bigmachine.agent import LaunchSpec, Onward
     from bigmachine.agent.images import Received
     from bigmachine.image import Entry, Image
+    from bigmachine.image.depot import Depot
     from bigmachine.image.manifest import Platform
     from bigmachine.image.plan import Wanted
     from bigmachine.image.scanned import Scan
@@ -91,9 +92,15 @@ class Delivered:
 
 
 class Cargo:
-    """What the machines of one `start` run, on its way to their hosts. `begin` starts to pack it."""
+    """What the machines of one `start` run, on its way to their hosts. `begin` starts to pack it.
 
-    def __init__(self, entry: Entry, image: Image | None, environ: Mapping[str, str]) -> None:
+    `depot`: where packs may be left for hosts to fetch.
+    """
+
+    def __init__(
+        self, entry: Entry, image: Image | None, environ: Mapping[str, str], depot: Depot | None = None
+    ) -> None:
+        self.depot = depot
         self._entry = entry
         self._image = image
         self.environ = environ
@@ -208,6 +215,7 @@ class _Delivery:
         self._peer = None if place.path else Peer(place.host, place.port, place.agent_id, self._python)
         self._has_said = False
         self._head = b""
+        self._depot = cargo.depot
         self._waiting: asyncio.Task[None] | None = None
         #: When programs can start there.
         self.usable: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
@@ -332,10 +340,16 @@ class _Delivery:
         from bigmachine.image.packs import PACK_SIZE, SMALL_PACK_SIZE, frames
 
         size = SMALL_PACK_SIZE if onward else PACK_SIZE
-        source = _Metered(frames(packed, wanted, PackCache(), size), self._note, len(head))
+        told = frames(packed, wanted, PackCache(), size)
+        if self._depot is not None:
+            from bigmachine.image.depot import referred
+
+            told = referred(told, self._depot)
+        source = _Metered(told, self._note, len(head))
         try:
             received: Received = await self._link.submit("Images.receive", (head, self._python, source, onward), {})
         except BigmachineError:
+            self._depot = None  # it may be that: the next attempt goes without
             if source.error is not None:
                 raise source.error from None  # what the other side saw of it says less
             raise

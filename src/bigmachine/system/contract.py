@@ -16,6 +16,7 @@ from bigmachine.errors import Cause, InvalidCall, ProvisionError
 from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:  # a local system's agent is started before its driver imports these
+    from bigmachine.image.depot import Depot
     from bigmachine.image.manifest import Platform
     from bigmachine.rpc import Dialer, Reactor
     from bigmachine.system.cost import Receipt
@@ -187,6 +188,10 @@ class System(abc.ABC):
         Asked when the agent does not answer, or (`is_sure`) is gone for certain. It may wait for some seconds, but in
         no case longer: it is called from a thread, and the machine's end waits for it.
         """
+        return None
+
+    def depot(self) -> Depot | None:
+        """Give a place that driver and hosts both reach, where packs of programs are kept; None if there is none."""
         return None
 
     def cost(self) -> Receipt | None:

@@ -22,6 +22,8 @@ from bigmachine.systems.ec2.failures import Kind, Refused
 
 #: Calls a second, and how many at once, as in Go.
 RATE, BURST = 1.0, 2.0
+#: What has to be asked before a purchase takes five questions, and would wait for its turn for two seconds.
+_QUESTIONS: Final = 5.0
 _ASKS: Final = ("describe_", "get_")
 #: Seconds between attempts: doubled each time, up to the most.
 _PAUSE, _MOST = 1.0, 10.0
@@ -53,7 +55,7 @@ class Api:
             raise ProvisionError("ec2: no region is chosen: set --bigm.ec2region, AWS_REGION or one in ~/.aws/config")
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: dict[tuple[str, bool], TokenBucket] = {}
         self.closing = threading.Event()
 
     def client(self, service: str) -> Any:
@@ -65,6 +67,8 @@ class Api:
                 retries = {"total_max_attempts": 1, "mode": "standard"}
                 config = Config(retries=retries, connect_timeout=5, read_timeout=20, max_pool_connections=20)
                 region = _PRICES if service == "pricing" else self.region
+                if service == "s3":
+                    config = config.merge(Config(signature_version="s3v4"))  # older signatures of URLs are refused
                 with _told("reading the configuration"):
                     self._clients[service] = self._session.client(service, region_name=region, config=config)
             return self._clients[service]
@@ -82,7 +86,7 @@ class Api:
         name = "".join(part.capitalize() for part in action.split("_"))
         end, pause, tries = time.monotonic() + timeout, _PAUSE, 0
         while True:
-            self._wait(f"{service} {'asks' if action.startswith(_ASKS) else 'changes'}", is_last)
+            self._wait(service, action.startswith(_ASKS), is_last)
             tries += 1
             try:
                 with _told(name):
@@ -113,10 +117,11 @@ class Api:
                 return
             arguments["NextToken"] = token
 
-    def _wait(self, kind: str, is_last: bool) -> None:
+    def _wait(self, service: str, is_question: bool, is_last: bool) -> None:
         with self._lock:
             now = time.monotonic()
-            bucket = self._buckets.setdefault(kind, TokenBucket(RATE, BURST, now))
+            fresh = TokenBucket(RATE, _QUESTIONS if is_question else BURST, now)
+            bucket = self._buckets.setdefault((service, is_question), fresh)
             wait = bucket.take(now)
         if wait and not is_last and self.closing.wait(wait):
             raise _closed()

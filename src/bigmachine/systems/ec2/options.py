@@ -19,6 +19,7 @@ SYSTEM_GIB = 50
 #: EC2 takes so many of ours, with this prefix reserved for its own.
 _TAGS, _RESERVED = 40, "aws:"
 _TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_BUCKET = re.compile(r"(s3://)?[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/|$)")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 
 
@@ -93,6 +94,7 @@ class Options:
     life: float = 86400.0
     max_price: float | None = None
     budget: float | None = None
+    bucket: str = ""
     port: int = 443
 
     def __post_init__(self) -> None:
@@ -121,6 +123,10 @@ class Options:
             raise ProvisionError(f"ec2: {self.region!r} is no region; they are written like eu-central-1")
         if self.ami and not self.ami.startswith("ami-"):
             raise ProvisionError(f"ec2: ami={self.ami!r} is no image; they are written like ami-0123456789abcdef0")
+        if self.bucket and not _BUCKET.match(self.bucket):
+            raise ProvisionError(
+                f"ec2: bucket={self.bucket!r} is no bucket; they are written like my-bucket or my-bucket/prefix"
+            )
         if self.open_to not in ("", "me"):
             try:
                 ipaddress.ip_network(self.open_to)

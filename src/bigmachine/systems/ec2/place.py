@@ -20,6 +20,7 @@ from bigmachine.systems.ec2.failures import Refused
 from bigmachine.trust import Role
 
 if TYPE_CHECKING:
+    from bigmachine.image.depot import Depot
     from bigmachine.system import Keepalive, Ticket
     from bigmachine.systems.ec2.api import Api
     from bigmachine.systems.ec2.monitor import Facts, Monitor
@@ -93,6 +94,7 @@ class Raiser:
         bootstrap_id: str,
         port: int,
         patience: float,
+        depot: Depot | None = None,
     ) -> None:
         self._api = api
         self._monitor = monitor
@@ -100,6 +102,7 @@ class Raiser:
         self._clocks = Clocks(keepalive.lease, keepalive.hang, patience)
         self._bootstrap_id = bootstrap_id
         self._port = port
+        self._depot = depot
         self._driver = ticket.issue(Role.DRIVER, "driver")
 
     def raise_(self, place: Place, vcpus: int) -> None:
@@ -118,7 +121,7 @@ class Raiser:
                 # All instances of a request come up with one identity. So each is given one of its own here, over the
                 # connection that the first one has secured, and makes a key that nobody else has seen in exchange.
                 own = self._ticket.issue(Role.BOOTSTRAP, place.agent_id)
-                place.raised = bring_up(host, own, self._clocks, tethered=False, notices="ec2")
+                place.raised = bring_up(host, own, self._clocks, tethered=False, notices="ec2", depot=self._depot)
             place.step("agent")
             self._ticket.adopt(place.launched(self._port, vcpus))
         except BigmachineError as error:

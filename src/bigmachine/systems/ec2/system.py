@@ -20,6 +20,7 @@ from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket,
 from bigmachine.system.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.catalogue import Prices, ondemand_prices
+from bigmachine.systems.ec2.depot import S3Depot
 from bigmachine.systems.ec2.ending import Ending
 from bigmachine.systems.ec2.failures import Refused
 from bigmachine.systems.ec2.keys import public_keys
@@ -67,7 +68,9 @@ class EC2System(System):
     disk, and 50 more. `data`: GiB of a data space at /mnt/data. `sshkeys`: public keys that may log in (default:
     `~/.ssh/*.pub` and those of the SSH agent). `keyname`: a key pair. `user`: who logs in. `files`, `units`, `tags`:
     more of them. `life`: hours after which an instance ends in any case. `maxprice`: dollars an hour that an instance
-    may cost. `budget`: dollars that all of them may cost together; then they end. `port`: where agents listen.
+    may cost. `budget`: dollars that all of them may cost together; then they end. `bucket`: a bucket of S3 in the
+    region (or "bucket/prefix"), from which hosts fetch what they lack and others have had before. `port`: where agents
+    listen.
 
     Raises:
         ProvisionError: an option cannot be, or boto3 is not installed.
@@ -103,6 +106,7 @@ class EC2System(System):
         life: float = 24.0,
         maxprice: str | float | None = None,
         budget: str | float | None = None,
+        bucket: str = "",
         port: int = 443,
         keepalive: Keepalive | None = None,
     ) -> None:
@@ -129,6 +133,7 @@ class EC2System(System):
             life=life * 3600,
             max_price=dollars(maxprice, "ec2maxprice"),
             budget=dollars(budget, "ec2budget"),
+            bucket=bucket,
             port=port,
         )
         self.keepalive = keepalive or Keepalive()
@@ -141,6 +146,7 @@ class EC2System(System):
         self._places: dict[str, Place] = {}
         self._ending: Ending | None = None
         self._group: Group | None = None
+        self._depot: S3Depot | None = None
         self._ticket: Ticket | None = None
         self._is_unclear = False
         self._is_shut_down = False
@@ -156,6 +162,7 @@ class EC2System(System):
             self._api = Api(self._session, self.options.region)
             self._monitor = Monitor(self._api)
             self._ending = Ending(self._api)
+            self._depot = S3Depot(self._api, self.options.bucket) if self.options.bucket else None
             self._survey = _in_thread(lambda: survey(self._connected(), self.options), "survey")
             if self.options.may_demand:  # the price list is another service, and slow
                 self._prices = _in_thread(lambda: ondemand_prices(self._connected(), self.options.types), "prices")
@@ -188,6 +195,9 @@ class EC2System(System):
             return {} if self._prices is None else self._prices.result(timeout)
         except (TimeoutError, BigmachineError, Refused):
             return {}
+
+    def depot(self) -> S3Depot | None:
+        return self._depot
 
     def plan(self, n: int) -> Plan:
         """Say what `n` machines would be: types, places, prices an hour, in the order in which they are asked for.
@@ -289,7 +299,7 @@ class EC2System(System):
             network = my_network(options.open_to)
             self._group = open_group(api, name, network, options.port, found.vpc, origin.tags(name, options.tags))
         groups = (*options.groups, *((self._group.id,) if self._group is not None else ()))
-        raiser = Raiser(api, self._monitor, ticket, self.keepalive, bootstrap_id, options.port, patience)
+        raiser = Raiser(api, self._monitor, ticket, self.keepalive, bootstrap_id, options.port, patience, self.depot())
         return Wanted(options, found.ami, text, groups), raiser
 
     def _origin(self, ticket: Ticket) -> Origin:
