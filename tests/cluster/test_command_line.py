@@ -261,7 +261,7 @@ def test_ctrl_c_ends_what_follows_quietly(desk: Desk) -> None:
         with desk.begin(*words) as process:
             assert process.stdout is not None
             if words[0] == "profile":
-                time.sleep(0.7)  # while it samples
+                until(lambda: held() > before, "the driver has taken its request")
             else:
                 assert process.stdout.readline()
             process.send_signal(signal.SIGINT)

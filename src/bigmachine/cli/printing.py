@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -57,14 +58,25 @@ def write(text: str) -> None:
 
 
 def say_json(told: object) -> None:
-    """Print a document of JSON, a line if programs follow a stream of them."""
-    write(json.dumps(told, indent=2, default=str, ensure_ascii=False) + "\n")
+    """Print a document of JSON."""
+    write(json.dumps(_finite(told), indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def say_json_line(told: object) -> None:
     """Print an object as one line, at once."""
-    write(json.dumps(told, separators=(",", ":"), default=str, ensure_ascii=False) + "\n")
+    write(json.dumps(_finite(told), separators=(",", ":"), default=str, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(told: object) -> object:
+    """Put null where a number is none: JSON has no NaN, and only some readers take it."""
+    if isinstance(told, float) and not math.isfinite(told):
+        return None
+    if isinstance(told, Mapping):
+        return {key: _finite(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_finite(value) for value in told]
+    return told
 
 
 def warn(text: str) -> None:
