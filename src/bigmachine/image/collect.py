@@ -14,6 +14,8 @@ from typing import Final
 CAP: Final = 20 << 30
 #: What came or was used within so many seconds stays: somebody may be building with it.
 _RECENT: Final = 3600.0
+#: How the names end of environments that programs run in before their images are whole.
+EARLY: Final = ".early"
 
 
 def collect(root: Path, cap: int | None, now: float) -> None:
@@ -51,7 +53,10 @@ def collect(root: Path, cap: int | None, now: float) -> None:
 
 
 def _sweep(root: Path, now: float) -> None:
-    """Remove what was left half done, an hour ago or earlier."""
+    """Remove what was left half done, an hour ago or earlier, and what only an agent used that has ended."""
+    for early in (root / "images").glob(f"*{EARLY}"):
+        if not is_held(early):
+            remove(early)
     for part in [*(root / "layers").glob("*.part"), *(root / "images").glob("*.part"), *root.glob("probe-*")]:
         with contextlib.suppress(OSError):
             if now - part.stat().st_mtime > _RECENT and not is_held(part):
@@ -128,4 +133,4 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-__all__ = ["CAP", "claim", "collect", "is_held", "remove"]
+__all__ = ["CAP", "EARLY", "claim", "collect", "is_held", "remove"]

@@ -56,7 +56,7 @@ def patience() -> float:
         limit = float(Path(_LEASE_TIME).read_text())
     except (OSError, ValueError):
         return 0.0
-    return max(0.0, min(_PATIENCE, limit - _MARGIN))
+    return _PATIENCE if limit >= _PATIENCE + _MARGIN else 0.0
 
 
 def has_room(count: int) -> bool:

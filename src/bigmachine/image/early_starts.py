@@ -17,7 +17,7 @@ from typing import Final
 
 from bigmachine.errors import ImageError
 from bigmachine.image.assemble import Arriving, NotYet, assemble_early
-from bigmachine.image.collect import claim, remove
+from bigmachine.image.collect import EARLY, claim, remove
 from bigmachine.image.early import Broken, Early, has_room, patience
 from bigmachine.image.manifest import Manifest
 from bigmachine.image.stored import Stored
@@ -27,8 +27,15 @@ _log = logging.getLogger("bigmachine.image")
 #: Less than this is there in a moment.
 _WORTHWHILE: Final = 16 << 20
 _CHUNK: Final = 4 << 20
-#: Seconds of what came so far that were not spent with sending.
-_LATENCY: Final = 0.25
+#: What is left comes within so many seconds: half of what a file may keep a program waiting.
+_SOON: Final = 15.0
+#: So many bytes of files say how fast more come.
+_ENOUGH: Final = 4 << 20
+
+
+def is_soon(taken: int, left: int, elapsed: float) -> bool:
+    """Whether the bytes that are left come soon, and yet not in a moment, after so many came in `elapsed` seconds."""
+    return taken >= _ENOUGH and left >= _WORTHWHILE and left / taken * elapsed < _SOON
 
 
 class EarlyStarts:
@@ -50,25 +57,19 @@ class EarlyStarts:
         python: str,
         layers: Sequence[Stored | Arriving],
         arrivals: Mapping[str, Arrival],
-        elapsed: float,
         broken: Broken,
     ) -> Path | None:
-        """Make the environment for an image of which the first part has come within `elapsed` seconds.
+        """Make the environment for an image of which the first part has come.
 
-        `broken` is told, from a thread, why it cannot be completed. None: it is better to wait for the whole image.
+        `broken` is told, from a thread, why it cannot be completed. None: programs have to wait for the whole image.
         """
         known = self.of(image)
         if known is not None:
             return known.root
         limit = patience()
-        taken = sum(arrival.taken for arrival in arrivals.values())
-        size = sum(file.size for each in layers if isinstance(each, Arriving) for file in each.layer.files)
-        count = sum(len(each.layer.files) for each in layers if isinstance(each, Arriving))
-        left = size - taken
-        soon = taken and left / taken * max(0.0, elapsed - _LATENCY) < limit / 2
-        if not limit or left < _WORTHWHILE or not soon or not has_room(count):
+        if not limit or not has_room(sum(len(each.layer.files) for each in layers if isinstance(each, Arriving))):
             return None
-        root = image.with_name(f"{image.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        root = image.with_name(f"{image.name}.{os.getpid()}-{secrets.token_hex(4)}{EARLY}")
         try:
             early = self._make(manifest, root, python, layers, broken)
         except (OSError, ImageError, NotYet) as error:
@@ -131,4 +132,4 @@ class EarlyStarts:
                 remove(early.root)
 
 
-__all__ = ["EarlyStarts"]
+__all__ = ["EarlyStarts", "is_soon"]

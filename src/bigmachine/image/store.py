@@ -4,6 +4,7 @@
     v1/layers/<id>.<x>.part what is arriving; renamed to <id> when it is whole, adopted by the next attempt if not
     v1/files/aa/<sha256>    contents of trees' files: a tree that was edited shares all the others
     v1/images/<digest>-<x>/ a virtual environment; x names the interpreter that it is for
+    v1/images/*.early       the same, as `early` says: for the machines of one agent, while the rest arrives
     v1/images/*.lock        held (shared) by those who build it, and while machines live in it
     v1/images/*.wants       the layers that it will have, while it is being built
 
@@ -35,7 +36,7 @@ from bigmachine.frozen import frozen
 from bigmachine.image import packs, plan, survivors
 from bigmachine.image.assemble import MARK, Arriving, assemble
 from bigmachine.image.collect import claim, collect, is_held, remove
-from bigmachine.image.early_starts import EarlyStarts
+from bigmachine.image.early_starts import EarlyStarts, is_soon
 from bigmachine.image.holds import Holds, is_there, want
 from bigmachine.image.manifest import Layer, Manifest
 from bigmachine.image.scan_cache import cache_directory
@@ -85,6 +86,21 @@ class _Coming:
         self.began = time.monotonic()
         self.known = {layer.id: layer for layer in manifest.layers}
         self.arrivals: dict[str, Arrival] = {}
+        #: What the driver's program has loaded has come.
+        self.has_first = False
+
+    @property
+    def taken(self) -> int:
+        """Bytes of files so far."""
+        return sum(arrival.taken for arrival in self.arrivals.values())
+
+    def may_start_early(self) -> bool:
+        """Whether it is time, and worth while, to let programs start."""
+        if self.early is None or not self.has_first:
+            return False
+        taken = self.taken
+        size = sum(arrival.layer.size for arrival in self.arrivals.values())
+        return is_soon(taken, size - taken, time.monotonic() - self.began)
 
 
 class Store:
@@ -241,7 +257,7 @@ class Store:
         try:
             with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="bigmachine-unpack") as workers:
                 self._take_in(coming, frames, workers, progress)
-            taken = sum(arrival.taken for arrival in arrivals.values())
+            taken = coming.taken
             for layer in manifest.layers:
                 if not self._layer(layer.id).is_dir():
                     self._with_room(partial(self._seal, layer, arrivals))
@@ -272,20 +288,25 @@ class Store:
             elif kind == packs.FIRST:
                 while waiting:
                     waiting.pop(0).result()
-                self._begin_early(coming)
+                coming.has_first = True
             else:
                 waiting.append(workers.submit(self._unpack, coming.arrivals, kind, body))
             while waiting and (waiting[0].done() or len(waiting) > _AHEAD):
                 waiting.pop(0).result()
+            if coming.may_start_early():
+                while waiting:
+                    waiting.pop(0).result()
+                self._begin_early(coming)
             if progress is not None:
-                progress(sum(arrival.taken for arrival in coming.arrivals.values()))
+                progress(coming.taken)
         for work in waiting:
             work.result()
 
     def _begin_early(self, coming: _Coming) -> None:
         """Let programs start with what has come, if that can be."""
         start = coming.early
-        if start is None or coming.manifest.platform.system != "Linux":
+        coming.early = None  # whether they can is found out once
+        if start is None:
             return
         layers = [
             Stored(layer, self._layer(layer.id), self._listing(layer.id))
@@ -296,10 +317,7 @@ class Store:
         ]
         if len(layers) < len(coming.manifest.layers):
             return
-        elapsed = time.monotonic() - coming.began
-        root = self._early.begin(
-            coming.manifest, coming.root, coming.python, layers, coming.arrivals, elapsed, start.broken
-        )
+        root = self._early.begin(coming.manifest, coming.root, coming.python, layers, coming.arrivals, start.broken)
         if root is not None:
             start.ready(str(root))
 

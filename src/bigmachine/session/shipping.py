@@ -257,7 +257,7 @@ class _Delivery:
                 try:
                     return await self._bring(distrusted)
                 except Edited as error:
-                    if attempt == _ATTEMPTS:
+                    if attempt == _ATTEMPTS or self.usable.done():  # machines run the one that was begun
                         text = f"the program is being changed while it is sent to {self._link.name}: {error}"
                         raise ImageError(text) from error
                     distrusted = error.paths

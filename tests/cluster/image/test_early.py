@@ -40,7 +40,8 @@ def scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scan:
     """Two packages and a project, of which one module has been loaded by the driver."""
     monkeypatch.setattr(packs, "_LARGE_IMAGE", 1)
     monkeypatch.setattr(early_starts, "_WORTHWHILE", 1)
-    monkeypatch.setattr(early_starts, "_LATENCY", TIMEOUT)
+    monkeypatch.setattr(early_starts, "_ENOUGH", 1)
+    monkeypatch.setattr(early_starts, "_SOON", 1e9)
     env = Environment(tmp_path)
     env.install("small", {f"small/module_{number}.py": f"x = {number}\n" * 50 for number in range(20)})
     env.install("large", {"large/__init__.py": "x = 7\n", "large/table.bin": os.urandom(LARGE // 2).hex()})
@@ -244,7 +245,7 @@ def test_where_files_cannot_be_held_for_long_enough_programs_wait_for_the_whole_
     scan: Scan, host: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "time":
-        monkeypatch.setattr(early_starts, "_LATENCY", -TIMEOUT)  # it comes too slowly
+        monkeypatch.setattr(early_starts, "_SOON", 0.0)  # it comes too slowly
     else:
         monkeypatch.setattr(early, "_F_SETSIG", -1)  # as on a file system that knows no leases
     with contextlib.closing(Way(scan, host, tmp_path / "cache")) as way:
@@ -252,6 +253,15 @@ def test_where_files_cannot_be_held_for_long_enough_programs_wait_for_the_whole_
         assert not way.ready.done()
     assert sent.run(built.root, "python", "-c", "import small.module_7 as m; print(m.x)") == "7"
     assert [path.name for path in (host.root / "images").iterdir() if path.is_dir()] == [Path(built.root).name]
+
+
+def test_what_an_agent_left_that_was_killed_goes_with_the_next_image(way: Way, host: Store) -> None:
+    root = Path(way.first())
+    left = root.with_name(f"{'0' * 64}-12345678.1-abcdef01{root.suffix}")
+    left.mkdir()
+    way.rest()
+    assert not left.exists()
+    assert root.is_dir()
 
 
 def test_it_goes_when_the_agent_ends(scan: Scan, tmp_path: Path) -> None:
