@@ -72,6 +72,21 @@ COMMANDS: Final[Mapping[str, Command]] = {
             "bigmachine shell m1 -c 'print(len(services))'",
             json=False,
         ),
+        Command(
+            "doctor",
+            "doctor",
+            "say what this computer lacks, what that costs, and what to do",
+            "bigmachine doctor",
+            of_session=False,
+        ),
+        Command(
+            "completion",
+            "completion",
+            "print what a shell needs to complete commands and machines",
+            "bigmachine completion bash > ~/.local/share/bash-completion/completions/bigmachine",
+            of_session=False,
+            json=False,
+        ),
         Command("cp", "copying", "copy a file to a machine, or from it", "bigmachine cp data.bin m1:/tmp/data.bin"),
         Command(
             "reap",
