@@ -397,8 +397,14 @@ def test_machines_that_come_and_go_leave_no_descriptor_behind(tmp_path: Path) ->
         def open_files() -> int:
             return len(os.listdir(f"/proc/{driver.process.pid}/fd"))
 
+        def has_reserve() -> bool:
+            agent = driver.process.pid
+            children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+            return "bigm-reserve\n" in [Path(f"/proc/{pid}/comm").read_text() for pid in children]
+
         come_and_go(1)
-        before = wait_until(open_files, "the agent is there")
+        wait_until(has_reserve, "the agent keeps a process in reserve")
+        before = open_files()
         for number in range(2, 12):
             come_and_go(number)
         wait_until(lambda: open_files() <= before, f"the agent has {before} descriptors, not {open_files()}")
