@@ -1,4 +1,8 @@
-"""`Session`: the machines of a program, from the first start to the last shutdown [Go: bigmachine.B]."""
+"""`Session`: the machines of a program, from the first start to the last shutdown [Go: bigmachine.B].
+
+A machine has a session, too, and neither starts machines nor shows what they write: what only a driver needs is
+imported where it is used, and so in no zygote (5 ms of each, and a megabyte).
+"""
 
 from __future__ import annotations
 
@@ -32,21 +36,22 @@ from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Fate, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
 from bigmachine.session.dumps import Dumps, warn
-from bigmachine.session.events import EventFunction, Events, EventTarget, events_to
 from bigmachine.session.links import Links
-from bigmachine.session.order import Order, checked_count
-from bigmachine.session.output import Display, Nowhere, OutputTarget, display_for
-from bigmachine.session.presence import Presence
 from bigmachine.session.reading import reading
 from bigmachine.session.seeing.sight import Sight
 from bigmachine.session.timeline import DOWN, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
-from bigmachine.trust import Authority, Credentials, Identity, Role, write_credentials
+from bigmachine.trust import Credentials, Identity, Role, write_credentials
 
 if TYPE_CHECKING:
+    from bigmachine.session.events import EventFunction, Events, EventTarget
+    from bigmachine.session.order import Order
+    from bigmachine.session.output import Display, OutputTarget
+    from bigmachine.session.presence import Presence
     from bigmachine.session.prompt import Prompt
     from bigmachine.session.shipping import Cargo
     from bigmachine.system.cost import Receipt
+    from bigmachine.trust import Authority
 
 _log = logging.getLogger("bigmachine")
 #: For an agent on a bare host to make a key, and take its certificate.
@@ -94,10 +99,13 @@ class Session(Sight):
         self._links = Links(reactor, identity, codec.limit, inside)
         self._keepalive = keepalive or Keepalive()
         self._threads = threads
-        self._display = display or Display(Nowhere())
+        if display is not None:
+            self._display = display
         self._dumps = Dumps(dumps, session_id)
         self._events: Events | None = None
         if system is not None and take_event is not None:
+            from bigmachine.session.events import Events
+
             self._events = Events(take_event, name or session_id, system.name, self._display.do)
         self._numbers = itertools.count(1)
         # No lock around these: a signal's handler may interrupt the main thread anywhere and shut the session down, and
@@ -138,6 +146,10 @@ class Session(Sight):
 
         Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
         """
+        from bigmachine.session.events import events_to
+        from bigmachine.session.output import display_for
+        from bigmachine.trust import Authority
+
         session_id = secrets.token_hex(4)
         is_claimed = is_prepared
         try:
@@ -172,6 +184,8 @@ class Session(Sight):
         receive_with(session_id, session._receive)
         atexit.register(session.shutdown)
         if control:
+            from bigmachine.session.presence import Presence
+
             session._presence = Presence.announce(session)
         return session
 
@@ -183,6 +197,13 @@ class Session(Sight):
         return session
 
     # what it is
+
+    @functools.cached_property
+    def _display(self) -> Display:
+        """Show nothing, as a machine does; a driver's session has another."""
+        from bigmachine.session.output import Display, Nowhere
+
+        return Display(Nowhere())
 
     @property
     def system(self) -> System | None:
@@ -220,6 +241,8 @@ class Session(Sight):
         system, authority, entry = self._system, self._authority, self._entry
         if system is None or authority is None or entry is None:
             raise InvalidCall("a machine cannot start machines: do it in the driver, and send their handles")
+        from bigmachine.session.order import Order, checked_count
+
         count = checked_count(n)
         self._check_open()
         order = Order.take(services, environ, args, image, entry)
