@@ -12,6 +12,7 @@ import asyncio
 import math
 import socket
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -37,6 +38,8 @@ _CROWDED: Final = 95.0
 _PROFILE: Final = 30.0
 #: A process that has begun to exit has closed its files, and is reported once its pipes are read: within half a second.
 _LAST_BREATH: Final = 2.0
+#: To read the limits of control groups is half of what a look at a machine costs, and they hardly ever change.
+_LIMIT_HOLDS: Final = 10.0
 _PROFILES: Final = ("threads", "threads.json")
 
 
@@ -59,6 +62,8 @@ class Supervisor(Conversing):
         self._environ: dict[str, str] = {}
         self._entry: Entry | None = None
         self._sampling = asyncio.Lock()
+        self._limit: int | None = None
+        self._limit_until = 0.0
 
     # for everybody
 
@@ -279,7 +284,11 @@ class Supervisor(Conversing):
         from bigmachine.observe.limits import memory_limit
 
         pid = self._pid()
-        limit = memory_limit(f"/proc/{pid}")
+        if (now := time.monotonic()) >= self._limit_until:
+            found = memory_limit(f"/proc/{pid}")
+            self._limit = None if found is None else found.limit
+            self._limit_until = now + _LIMIT_HOLDS
+        limit = self._limit
         try:
             process = psutil.Process(pid)
             with process.oneshot():
@@ -289,7 +298,7 @@ class Supervisor(Conversing):
         total = psutil.virtual_memory().total
         return Glance(
             rss=rss,
-            limit=total if limit is None else min(total, limit.limit),
+            limit=total if limit is None else min(total, limit),
             cpu_s=0.0 if times is None else times.user + times.system,
         )
 
