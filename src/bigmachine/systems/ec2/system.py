@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from bigmachine.agent.delivery import Stage0Orders, user_data
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, ProvisionError
+from bigmachine.image.kit import kit_bundle
+from bigmachine.image.platforms import this_platform
 from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of, lines
 from bigmachine.system.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.api import Api
@@ -219,6 +221,7 @@ class EC2System(System):
         self._ticket = ticket
         origin = self._origin(ticket)
         began = time.time()
+        _in_thread(lambda: kit_bundle(this_platform()), "kit")  # packed while instances boot, if it is not yet
         wanted, raiser = self._order(found, ticket, origin)
         raising: list[tuple[Place, concurrent.futures.Future[None]]] = []
         with concurrent.futures.ThreadPoolExecutor(min(n, _AT_ONCE), "bigmachine-ec2-raise") as pool:
