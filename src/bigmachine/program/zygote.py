@@ -4,8 +4,9 @@ A fork takes 0.5 ms where a new interpreter with the same imports takes 60 ms (m
 seconds). It is safe only under these rules, each of which stands for a hang or a repeated random number that was
 reproduced:
 
-- This is a process of its own, never the driver: it has imported, and never run anything. No event loop, no thread
-  pool, no connection. It is itself forked off the agent, before that has any of these.
+- This is a process of its own, never the driver: it has imported, and run nothing but a `rehearsal`, of which nothing
+  is left that runs. No event loop, no thread pool, no connection. It is itself forked off the agent, before that has
+  any of these.
 - It has one thread. Any lock that another thread held at the fork would stay locked for ever. This is asserted before
   each fork, and if a preloaded module has started a thread there is no fork at all.
 - The child gets new seeds. CPython sees to `random` and `ssl`; NumPy's global generator is reseeded here; generators
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
     from bigmachine.agent.control import Message
     from bigmachine.program.preload import Loaded
 
-#: What every machine will import anyway, beyond what the agent has.
-_OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", "bigmachine.session.session")
+#: What every machine will import anyway, beyond what the agent has. The session is a floor up, and not seen from here.
+_SESSION: Final = "bigmachine.session.session"
+_OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", _SESSION)
 
 #: How many files come with a request: a zygote's channel; an undertaker's pipe; control, stdout, stderr of a machine.
 _FILES: Final = {"sprout": 1, "undertake": 1, "fork": 3}
@@ -80,7 +82,13 @@ def _be_zygote(sock: socket.socket, agent: int, names: Sequence[str]) -> None:
         # A module that is missing or fails here will do so in the program, where its error belongs.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    from bigmachine.program.rehearsal import rehearse  # all of its own imports are there now
+
     blank = trust.blank_server_context()
+    gc.freeze()
+    session, machine = (importlib.import_module(name) for name in (_SESSION, "bigmachine.machine"))
+    rehearse(session.Session.on_machine, machine.receive_with)
+    gc.collect(0)  # what that has left, which is all that is not frozen
     gc.freeze()  # what is here now is looked at by no collection in a machine, either
     with contextlib.suppress(OSError):
         _serve(channel, agent, blank, None)
