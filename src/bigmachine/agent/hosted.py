@@ -149,14 +149,16 @@ class Hosted:
 
     def _adopt(self, child: Child) -> None:
         self._child = child
-        offer_to_oom_killer(child.pid)
-        if self._oom is not None:
-            self._oom.glance([child.pid], self._loop.time())
         self.is_serving = False
         self._vitals = Vitals(self._hang, self._loop.time())
         self._probes = self._answers = 0
         self._control_ended = self._loop.create_future()
         self._channel = LoopChannel(child.control, self._loop, self._on_message, self._on_control_end)
+        # First of all: it can begin while the rest is seen to.
+        self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
+        offer_to_oom_killer(child.pid)
+        if self._oom is not None:
+            self._oom.glance([child.pid], self._loop.time())
         self._pipes = [
             PipeReader(self._loop, child.stdout, lambda data: self._on_output("stdout", data)),
             PipeReader(self._loop, child.stderr, lambda data: self._on_output("stderr", data)),
@@ -166,7 +168,6 @@ class Hosted:
         self._feed.phase(self.id, "executing")
         if self._groups is not None:
             self._groups.begin(self.id, child.pid, lambda move: self._loop.run_in_executor(None, move))
-        self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
         self._let_in()
         self._is_between = self._next is not None
         if not self._is_between:
