@@ -10,12 +10,12 @@ import socket
 import stat
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from bigmachine.agent.conversations import ASKS, END, HERE, INTERRUPT
 from bigmachine.errors import BigmachineError, InvalidCall
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -34,7 +34,7 @@ _ATTACHING: Final = 60.0
 _PROMPT: Final = b"(Pdb) "
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileInfo:
     """A file on a machine's host: its whole path, its bytes, its permissions."""
 

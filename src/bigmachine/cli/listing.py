@@ -6,12 +6,12 @@ import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bigmachine.cli.choosing import user, why_ended
 from bigmachine.cli.client import OK, Failure, ask
 from bigmachine.cli.printing import STATES, ago, clock, cut, natural, painted, plain, say, say_json, table
+from bigmachine.frozen import frozen
 from bigmachine.session.register import Entry, Record, read_told, sessions
 
 #: For a driver that is busy or stopped; then its record is shown as it wrote it last.
@@ -22,7 +22,7 @@ _MACHINES: Final = 20
 _WANTED: Final = ("shutdown", "cancelled")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listed:
     """A session, as it is now or was last; `is_heard`: its driver has answered."""
 

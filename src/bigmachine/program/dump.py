@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import sys
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from bigmachine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ _NAMED: Final = 3
 _FOR_NAMES: Final = 4 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Heap:
     """What a heap holds: by type as `text`, and as a pprof `profile` (empty if there was no memory left for it)."""
 

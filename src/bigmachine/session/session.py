@@ -13,7 +13,6 @@ import functools
 import itertools
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,7 +149,7 @@ class Session(Sight):
         from bigmachine.session.output import display_for
         from bigmachine.trust import Authority
 
-        session_id = secrets.token_hex(4)
+        session_id = os.urandom(4).hex()
         is_claimed = is_prepared
         try:
             display = display_for(output, name)

@@ -78,9 +78,7 @@ class Issuer:
     def _signed(self, public: bytes, subject: bytes, now: float, until: dt.datetime, *extensions: bytes) -> bytes:
         told = der.sequence(
             _VERSION_3,
-            der.integer(
-                int.from_bytes(secrets.token_bytes(20)) >> 1
-            ),  # as CAs do: at most 20 bytes, and nothing to guess
+            der.integer(secrets.randbits(159)),  # not more than 20 bytes (RFC 5280, section 4.1.2.2)
             _ECDSA_WITH_SHA256,
             self._name,
             der.sequence(der.time(_utc(now - _BACKDATED_S)), der.time(until)),
