@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -114,11 +114,6 @@ class Scan:
         scheme, _, rest = file.path.partition("/")
         return {"site": f"{self.site}/{rest}", "bin": f"bin/{rest}"}.get(scheme, rest)
 
-    def _rows(self) -> Iterator[tuple[Layer, File, str]]:
-        for placed in self._placed:
-            for file, source in zip(placed.layer.files, placed.sources, strict=True):
-                yield placed.layer, file, source
-
     @cached_property
     def _in_trees(self) -> dict[str, str]:
         return self._map(each for each in self._placed if each.layer.mount)
@@ -148,15 +143,16 @@ class Scan:
         of it that a driver does not.
         """
         loaded = loaded_files()
-        own = f"{os.path.dirname(bigmachine.__file__)}/"
-        found, libraries = set(), set()
-        for layer, file, source in self._rows():
-            if source in loaded or source.startswith(own):
-                found.add((layer.id, file.path))
-                libraries.add(layer.id)
-        for placed in self._placed:
-            if placed.layer.id in libraries:
-                found |= {(placed.layer.id, f.path) for f in placed.layer.files if ".libs/" in f.path}
+        init = bigmachine.__file__
+        own = f"{os.path.dirname(init)}/"
+        found = set()
+        for layer, sources in self._placed:
+            if (hits := loaded.intersection(sources)) or init in sources:
+                found |= {
+                    (layer.id, file.path)
+                    for file, source in zip(layer.files, sources, strict=True)
+                    if source in hits or source.startswith(own) or ".libs/" in file.path
+                }
         return frozenset(found)
 
     def bytecode(self, layer: Layer, file: File) -> bytes | None:
