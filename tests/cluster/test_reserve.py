@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.cluster.raw_driver import RawDriver, is_alive, raw_driver, wait_until
+from tests.cluster.raw_driver import AGENT, RawDriver, is_alive, raw_driver, wait_until
 
 
 def reserves(driver: RawDriver) -> list[int]:
@@ -38,6 +38,7 @@ def test_one_in_reserve_that_was_killed_is_nobody(tmp_path: Path) -> None:
     with raw_driver(tmp_path) as driver:
         driver.launch(1)
         kept = reserve(driver)
+        driver.ask(f"Supervisor@{AGENT}-m1.getpid")  # by then the agent knows of it, too
         os.kill(kept, signal.SIGKILL)
         wait_until(lambda: not os.path.exists(f"/proc/{kept}"), "the agent has taken note of its end")
         assert driver.launch(2) != kept

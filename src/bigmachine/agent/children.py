@@ -107,17 +107,22 @@ class Nursery:
         return None
 
     def _make_reserve(self) -> None:
+        if isinstance(self._making, asyncio.Task):
+            return
+        if self._making is not None:
+            self._making.cancel()  # it was to be made later
         self._making = asyncio.get_running_loop().create_task(self._keep_reserve(), name="reserve")
 
     async def _keep_reserve(self) -> None:
         """Have one process in reserve."""
         zygote = self._zygote
-        if zygote is None or self._reserve is not None:
-            return
         try:
-            self._reserve = await self._connected("in reserve", lambda fds: zygote.fork(*map(os.dup, fds)))
+            if zygote is not None and self._reserve is None:
+                self._reserve = await self._connected("in reserve", lambda fds: zygote.fork(*map(os.dup, fds)))
         except (ForkRefused, ProvisionError) as error:
             _log.info("no process is kept in reserve: %s", error)
+        finally:
+            self._making = None
 
     async def _connected(self, name: str, born: Callable[[tuple[int, int, int]], Awaitable[int]]) -> Child:
         """Make what connects a process with this one; `born` starts it with the other ends, which it leaves open."""
