@@ -324,7 +324,7 @@ def test_keys_are_where_they_belong_and_nowhere_else(monkeypatch: pytest.MonkeyP
             machine.wait(timeout=LIMIT)
         pids = {machine.name: machine_pid(machine) for machine in machines}
         assert session._authority is not None
-        authority = session._authority._issuer._key.private_numbers().private_value.to_bytes(32, "little")
+        authority = scalar(session._authority._issuer._key.private())
         keys = {name.rpartition("-")[2]: scalar(identity.key) for name, identity in identities.items()}
         agent = agent_pid(machines[0])
         secrets = [authority, keys["driver"], keys["m1"], keys["m2"]]
