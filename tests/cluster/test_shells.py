@@ -39,6 +39,10 @@ class Work:
         self.found = number + 1
         return self.found
 
+    async def wait(self, number: int) -> int:
+        self.found = number + 1
+        return self.found
+
 
 class Scene:
     """A session of this process with two machines, and commands to it."""
@@ -246,17 +250,24 @@ def test_an_editor_debugs_a_machine_twice_and_no_port_is_opened_on_its_host(scen
         while not text.endswith(b"\n}\n"):
             text += debugging.stdout.readline()
         launch = json.loads(text)
-        line = Work.count.__code__.co_firstlineno + 2
-        for number in range(2):
+        for number, method in enumerate((Work.count, Work.wait)):
+            line = method.__code__.co_firstlineno + 2
             editor = Editor(launch["connect"]["port"])
             assert editor.ask("initialize", adapterID="debugpy", pathFormat="path")["success"]
             assert editor.ask("attach", justMyCode=False)["success"]
             breakpoints = editor.ask("setBreakpoints", source={"path": __file__}, breakpoints=[{"line": line}])
             assert breakpoints["body"]["breakpoints"][0]["verified"]
             assert editor.ask("configurationDone")["success"]
+            call = machine.submit(method, number)
+            stopped = editor.wait_for(lambda told: told.get("event") == "stopped")
             assert listening(machine.call("Supervisor.getpid")) == set()
+            thread = stopped["body"]["threadId"]
+            frame = editor.ask("stackTrace", threadId=thread)["body"]["stackFrames"][0]
+            assert frame["line"] == line
+            value = editor.ask("evaluate", expression="number + 1", frameId=frame["id"], context="watch")
+            assert value["body"]["result"] == str(number + 1)
             editor.close()  # as one that crashes: the program goes on
-            assert machine.call(Work.count, number) == number + 1
+            assert call.result() == number + 1
     finally:
         debugging.send_signal(signal.SIGINT)
         assert debugging.wait(10) == 130

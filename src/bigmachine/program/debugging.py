@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
+    from bigmachine.program.editor import Pool
+
 #: In a machine's environment: seconds, instead of what its driver finds right.
 WAIT: Final = "BIGMACHINE_BREAKPOINT_WAIT"
 
@@ -39,8 +41,9 @@ class Debugging:
     `breakpoint()`, and that is when somebody comes to look.
     """
 
-    #: Set once the event loop serves: it, and what a shell knows.
+    #: Set once the event loop serves: it, the threads for plain methods, and what a shell knows.
     loop: asyncio.AbstractEventLoop
+    pool: Pool
     names: Callable[[], dict[str, Any]]
 
     def __init__(self, tell: Callable[[Mapping[str, object], Sequence[int]], None], wait: float) -> None:
@@ -99,17 +102,17 @@ class Debugging:
 
     def _converse(self, fd: int, kind: str, code: str) -> None:
         """Hold a conversation that somebody asked for, in a thread of its own."""
-        work = partial(_hold, socket.socket(fileno=fd), kind, code, self.loop, self.names())
+        sock = socket.socket(fileno=fd)
+        if kind == "debugpy":
+            from bigmachine.program import editor
+
+            work = partial(editor.serve, sock, self.loop, self.pool)
+        else:
+            work = partial(_hold, Talk(sock, is_here=True), kind, code, self.loop, self.names())
         threading.Thread(target=work, name=f"bigmachine-{kind}", daemon=True).start()
 
 
-def _hold(sock: socket.socket, kind: str, code: str, loop: asyncio.AbstractEventLoop, names: dict[str, Any]) -> None:
-    if kind == "debugpy":
-        from bigmachine.program import editor
-
-        editor.serve(sock)
-        return
-    talk = Talk(sock, is_here=True)
+def _hold(talk: Talk, kind: str, code: str, loop: asyncio.AbstractEventLoop, names: dict[str, Any]) -> None:
     if kind == "attach":
         from bigmachine.program import attaching
 

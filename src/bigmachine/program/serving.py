@@ -126,6 +126,7 @@ class _Serving:
         if machine.debugging is not None:
             machine.debugging.tell = self._tell
             machine.debugging.loop = self._loop
+            machine.debugging.pool = server.pool
             machine.debugging.names = self._names
         self.send({"k": "serving"})
         for message in waiting:
