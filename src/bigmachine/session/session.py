@@ -248,7 +248,10 @@ class Session(Sight):
         order = replace(order, limit=self._codec.limit, threads=self._threads)
         cargo = self._cargo(system, order, image)
         # What cannot be packed is said before anything is bought.
-        digest = cargo.check(_PACKING) if cargo is not None and system.is_paid else ""
+        digest = ""
+        if cargo is not None and system.is_paid:
+            digest = cargo.check(_PACKING)
+            cargo.compress(count)  # its hosts take their time, and have nothing yet
         places = self._launch(system, self._ticket(authority, digest), count)
         if cargo is not None:
             cargo.expect(len({place.agent_id for place in places}))

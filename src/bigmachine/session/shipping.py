@@ -126,6 +126,22 @@ class Cargo:
                 f"packing the program took more than {timeout:.0f} s: does it lie on a slow disk?"
             ) from error
 
+    def compress(self, hosts: int) -> None:
+        """Make its packs in the background, while hosts boot: new ones lack all of it, and then it lies ready."""
+        threading.Thread(target=self._compress, args=(hosts,), name="bigmachine-compress", daemon=True).start()
+
+    def _compress(self, hosts: int) -> None:
+        from bigmachine.image.pack_cache import Warming
+        from bigmachine.image.packs import PACK_SIZE, SMALL_PACK_SIZE, frames
+        from bigmachine.image.plan import Wanted
+
+        with contextlib.suppress(ImageError):  # it is being edited, and packed again once somebody lacks it
+            packed = self._packed(None).result()
+            everything = Wanted(False, "", tuple(layer.id for layer in packed.manifest.layers))
+            for _ in frames(packed, everything, Warming(), PACK_SIZE if hosts == 1 else SMALL_PACK_SIZE):
+                if self._deliveries:  # from now on it is made as it is sent
+                    return
+
     def _packed(self, target: Platform | None, distrusted: Collection[str] = ()) -> concurrent.futures.Future[Scan]:
         with self._lock:
             future = self._scans.get(target)

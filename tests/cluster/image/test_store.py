@@ -20,9 +20,9 @@ import pytest
 from bigmachine.errors import ImageError
 from bigmachine.image.collect import collect
 from bigmachine.image.manifest import File, Layer, Manifest, layer_id
-from bigmachine.image.pack_cache import PackCache
+from bigmachine.image.pack_cache import PackCache, Warming
 from bigmachine.image.packs import BYTECODE, FIRST, LISTING, PACK, Edited, close_pack, frame, frames, open_pack, verify
-from bigmachine.image.plan import encode_head, pack, rows
+from bigmachine.image.plan import Wanted, encode_head, pack, rows
 from bigmachine.image.platforms import this_platform
 from bigmachine.image.scanned import Scan
 from bigmachine.image.store import Built, Store
@@ -168,6 +168,20 @@ def test_a_damaged_pack_in_the_drivers_cache_is_made_anew(scan: Scan, host: Stor
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert sent.packed(scan, host, tmp_path / "packs") == first
     assert (tmp_path / "packs").stat().st_mode & 0o077 == 0
+
+
+def test_packs_may_be_made_before_anybody_lacks_them(scan: Scan, host: Store, tmp_path: Path) -> None:
+    def kept() -> set[str]:
+        return {path.name for path in (tmp_path / "packs").glob("packs/??/*")}
+
+    everything = Wanted(False, "", tuple(layer.id for layer in scan.manifest.layers))
+    for _ in range(2):
+        assert list(frames(scan, everything, Warming(tmp_path / "packs")))
+    made = kept()
+    assert made
+    built = sent.send(scan, host, tmp_path / "packs")
+    assert kept() == made
+    assert sent.run(built.root, "python", "-c", "import small.module_3, large; print(large.x)") == "7"
 
 
 def test_the_packs_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
