@@ -192,7 +192,7 @@ class Owner:
                 self._spec = await self._settle(self._spec, self._reach)
         except Exception as exc:
             self._has_launched.set()
-            raise self._boot_failed("the program could not be brought to its host", exc) from exc
+            raise self._boot_failed(f"the program could not be brought to {self._host.link.name}", exc) from exc
         try:
             await self._host.link.submit("Agent.launch", (self._spec,), {}, _LAUNCH)
         except Exception as exc:
