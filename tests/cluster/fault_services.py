@@ -12,12 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from types import CoroutineType
+from typing import Any, NoReturn
 
 import bigmachine
 from bigmachine import program
 from bigmachine.rpc import Link, TlsDialer
 from bigmachine.trust import Role, client_context
+
+
+def waits_for_calls(task: asyncio.Task[Any]) -> bool:
+    """Tell whether a task is there to run methods, and runs none."""
+    return task.get_name() == "bigmachine-call" and not isinstance(
+        getattr(task.get_coro(), "cr_await", None), CoroutineType
+    )
 
 
 class Target:
@@ -52,7 +60,7 @@ class Target:
     async def tasks(self) -> list[str]:
         """Name the tasks on the machine's event loop, but for this one."""
         others = (task for task in asyncio.all_tasks() if task is not asyncio.current_task())
-        return sorted(task.get_name().rstrip("0123456789") for task in others)
+        return sorted(task.get_name().rstrip("0123456789") for task in others if not waits_for_calls(task))
 
     async def nap(self, seconds: float) -> str:
         await asyncio.sleep(seconds)

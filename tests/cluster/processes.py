@@ -27,7 +27,7 @@ from bigmachine import Keepalive
 from bigmachine.agent.processes import look_at
 from bigmachine.machine import Address
 from bigmachine.systems.local import LocalSystem
-from tests.cluster.fault_services import Target
+from tests.cluster.fault_services import Target, waits_for_calls
 
 T = TypeVar("T")
 #: The library's zygote, and those with modules that an agent keeps.
@@ -208,7 +208,8 @@ def call_often(machine: bigmachine.Machine) -> None:
 
 
 async def _tasks() -> list[str]:
-    return [_steady(task.get_name()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    others = (task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    return [_steady(task.get_name()) for task in others if not waits_for_calls(task)]
 
 
 def _steady(name: str) -> str:

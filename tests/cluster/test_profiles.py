@@ -238,7 +238,7 @@ def test_threads_and_tasks_are_told_with_their_chains_of_awaits(session: Session
     ]
     assert [names[-3:] for names in parked] == [["Work.park", "Work.deeper", "sleep"]]
     assert by(collected.profile, "service", "Work.deeper") == {"Work": 3}
-    assert "3 tasks at\n    sleep (" in grouped
+    assert "3 tasks at (bigmachine-call)\n    sleep (" in grouped
     assert by(collected.profile, "machine", "Work.spin") == {"m1": 1}
 
 

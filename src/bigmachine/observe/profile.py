@@ -220,7 +220,7 @@ def _frame(text: str) -> Frame:
 
 
 #: Where the library calls a method: the frames right inside of these are the services' own.
-_CALLERS: Final = ("bigmachine/rpc/runs.py", "bigmachine/rpc/outgoing.py", "bigmachine/rpc/spans.py")
+_CALLERS: Final = tuple(f"bigmachine/rpc/{name}.py" for name in ("runs", "workers", "outgoing", "spans"))
 _LIBRARY: Final = "bigmachine/rpc/"
 
 

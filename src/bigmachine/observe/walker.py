@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: A chain of awaits may be as deep as a recursion; one that goes in a circle may not keep us.
 _DEEPEST: Final = 2000
-#: What stands between an awaiting frame and what it awaits, and does not say so.
-_WRAPPERS: Final = ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable")
+#: What stands between an awaiting frame and what it awaits, and does not say so; `Steps` is of our own `rpc`.
+_WRAPPERS: Final = ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable", "Steps")
 #: Where an event loop's own thread runs: the frame's `self` or its `_loop` is the loop.
 _LOOP_FILES: Final = ("asyncio/base_events.py", "asyncio/runners.py")
 

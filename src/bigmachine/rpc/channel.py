@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, NetworkError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.rpc")
 #: A call that came before its service: name, args, kwargs, timeout, key, ids of its streams, size.
 _Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, tuple[int, ...], int]
+_new = object.__new__
 _NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
 
 
@@ -88,6 +90,8 @@ class Channel(Lanes):
                 self.stream_frame(kind, flags, ident, payload, buffers)
         if len(frames) > 1:
             connection.hold()  # the replies to several calls leave together, once each has had its first turn
+        if self.server.workers.queue:
+            self.server.workers.work()
 
     def _hello(self, connection: Connection, payload: Buffer) -> None:
         version, token, lane = pickle.loads(payload)
@@ -114,7 +118,7 @@ class Channel(Lanes):
         if (stream := self.parked.pop(ident, None)) is not None:
             stream.start()
 
-    def _call(  # noqa: C901 (hot: no call more)
+    def _call(  # noqa: C901, PLR0912 (hot: no call more)
         self,
         flags: int,
         ident: int,
@@ -127,6 +131,7 @@ class Channel(Lanes):
             self._refuse(ident, InvalidCall(text))
             return
         fed_by: tuple[int, ...] = ()
+        server = self.server
         if early is not None:
             name, args, kwargs, timeout, key, fed_by, size = early
         else:
@@ -142,7 +147,7 @@ class Channel(Lanes):
                 args = tuple(self._open(arg, name) for arg in args)
                 kwargs = {word: self._open(arg, name) for word, arg in kwargs.items()}
         try:
-            method = self.server.method(self.peer, name)
+            method = server.method(self.peer, name)
         except NotYetOpen:
             self._wait(ident, (name, args, kwargs, timeout, key, fed_by, size))
             return
@@ -155,14 +160,17 @@ class Channel(Lanes):
             from bigmachine.rpc.spans import traced  # only where a caller traces
 
             method = traced(method, kwargs.pop(TRACE_KEYWORD))
-        run = FramedRun(self, ident, method, args, kwargs, timeout)
-        run.fed_by = fed_by
-        run.size = size
+        run = _new(FramedRun)
+        run.begin(self, ident, method, args, kwargs, timeout, fed_by, size)
         if key is not None and not self._is_first(run, key):
             return
         self.runs[ident] = run
-        if method.gate is None or method.gate.enter(run):
-            self.start(run)
+        if method.gate is not None and not method.gate.enter(run):
+            return
+        if method.is_async:
+            self._enqueue(run)  # its worker is called when all that came with it is there
+        else:
+            server.pool.submit(run)
 
     def _wait(self, ident: int, early: _Early) -> None:
         """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""
@@ -175,6 +183,7 @@ class Channel(Lanes):
         for ident, (since, (name, args, kwargs, timeout, key, fed_by, size)) in waiting.items():
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - since))
             self._call(0, ident, b"", None, (name, args, kwargs, left, key, fed_by, size))
+        self.server.workers.work_soon()
 
     def _open(self, arg: object, name: str) -> object:
         return self.open_stream(arg.ident, arg.kind, f"to {name}") if type(arg) is StreamRef else arg
@@ -206,24 +215,25 @@ class Channel(Lanes):
             self.server.pool.submit(run)
 
     def begin(self, run: FramedRun, coroutine: Any) -> None:
-        """Start an async method's task."""
-        # Not `spawn`: a run reports its own failures, and is kept by `runs` while anybody waits for it.
-        run.task = self.reactor.loop.create_task(run.run_async(coroutine))
+        """Have a worker begin an async method, or go on with what a plain one has returned."""
+        run.coroutine = coroutine
+        self._enqueue(run)
+        self.server.workers.work_soon()
+
+    def _enqueue(self, run: FramedRun) -> None:
+        workers = self.server.workers
+        run.context = workers.context.copy()
         if run.deadline is not None and (left := run.remaining()) is not None:
             run.timer = self.reactor.loop.call_later(left, run.expire)
+        workers.queue.append(run)
 
     def _cancel(self, ident: int) -> None:
         self._early.pop(ident, None)
         run = self.runs.pop(ident, None)
         if run is not None:
-            self._abandon(run)
+            run.cancel()
         if (outgoing := self.outgoing.get(ident)) is not None:
             outgoing.close()
-
-    def _abandon(self, run: FramedRun) -> None:
-        run.cancel()
-        if run.task is not None:
-            self.reactor.keep(run.task)  # until it has finished its `finally` blocks
 
     def _refuse(self, ident: int, exc: BigmachineError) -> None:
         self.transmit(self.codec.error(ident, exc, ours=True))
@@ -235,14 +245,18 @@ class Channel(Lanes):
 
     def reply(self, run: FramedRun, encoded: Encoded) -> None:
         """Send a call's outcome to whoever still wants it."""
-        if type(encoded) is bytes:
-            self._over(run, encoded[6] == ERROR, len(encoded))
+        small = encoded if type(encoded) is bytes else None
+        if small is not None:
+            self._over(run, small[6] == ERROR, len(small))
         else:
             self._over(run, False, size_of(encoded))
         if run.method.gate is not None:
             run.leave()
         if self.runs.pop(run.ident, None) is not None:
-            self.transmit(encoded)
+            if small is not None and self.main is not None:
+                self.main.send(small)  # as `transmit`, with a call less
+            else:
+                self.transmit(encoded)
         if run.entry is not None:
             self._settle(run, encoded)
 
@@ -260,12 +274,12 @@ class Channel(Lanes):
 
     def _over(self, run: FramedRun, failed: bool, size: int) -> None:
         """Count a run."""
-        run.task = None  # its context holds the run: a circle, that only the collector would find
+        run.task = run.context = None  # that holds the run: a circle, that only the collector would find
         if run.timer is not None:
             run.timer.cancel()
         statistics = self.server.statistics
         stats = statistics.methods.get(run.method.name) or statistics.of(run.method.name)
-        stats.count(time.perf_counter() - run.began, failed, run.size, size)
+        stats.count(perf_counter() - run.began, failed, run.size, size)
 
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
         """Begin to send a call's outcome item by item; its service's next run begins when the source is through."""
@@ -298,10 +312,8 @@ class Channel(Lanes):
         self._end_further_lanes(error)
         for run in list(self.runs.values()):
             if run.entry is None:
-                self._abandon(run)
+                run.cancel()
                 continue
-            if run.task is not None:
-                self.reactor.keep(run.task)
             if any(ident in self.incoming for ident in run.fed_by):  # what has come whole is its input all the same
                 for channel, ident in self.server.ledger.break_off(run.entry):
                     channel._refuse(ident, _broken_off(run.method.name))

@@ -54,6 +54,7 @@ Encoded = bytes | list[Buffer]
 
 
 #: Nothing of these goes out of band, or is of a class of `__main__`.
+_pack = HEADER.pack
 LEAVES = frozenset((int, float, bool, type(None), str))
 
 
@@ -128,7 +129,7 @@ class Codec:
             raise InvalidCall(f"{what} cannot be pickled: {type(exc).__name__}: {exc}") from exc
         if not buffers:
             if len(payload) < BLOB:
-                return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+                return _pack(len(payload), 0, kind, flags, ident) + payload
         elif len(buffers) > MAX_BUFFERS:
             buffers = []
             payload = self.dumps(value)
@@ -173,7 +174,7 @@ class Codec:
         payload = pickle.dumps((method, args, {}, timeout, key), 5)
         if len(payload) >= BLOB:
             return None
-        return HEADER.pack(len(payload), 0, CALL, 0, ident) + payload
+        return _pack(len(payload), 0, CALL, 0, ident) + payload
 
     def call(
         self,
@@ -201,7 +202,7 @@ class Codec:
             payload = b""
         if payload and not self.by_value:
             if not buffers and len(payload) < BLOB:
-                return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+                return _pack(len(payload), 0, kind, flags, ident) + payload
             if len(buffers) <= MAX_BUFFERS:
                 return self._with_buffers(kind, flags, ident, payload, buffers, f"an argument of {shown(method)}")
         return self.frame(kind, flags, ident, (method, args, kwargs, timeout, key), f"an argument of {shown(method)}")
@@ -214,14 +215,14 @@ class Codec:
         if type(value) in LEAVES:
             payload = pickle.dumps(value, 5)
             if len(payload) < BLOB:
-                return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+                return _pack(len(payload), 0, kind, flags, ident) + payload
         buffers: list[pickle.PickleBuffer] = []
         try:  # the common case inlined, as above
             payload = pickle.dumps(_blob(value), 5, buffer_callback=buffers.append)
         except Exception:  # noqa: BLE001 (done again below, with a text that says what it was)
             payload = b""
         if payload and not buffers and not self.by_value and len(payload) < BLOB:
-            return HEADER.pack(len(payload), 0, kind, flags, ident) + payload
+            return _pack(len(payload), 0, kind, flags, ident) + payload
         if payload and not self.by_value and len(buffers) <= MAX_BUFFERS:
             return self._with_buffers(kind, flags, ident, payload, buffers, _of(kind, method))
         return self.frame(kind, flags, ident, _blob(value), _of(kind, method))

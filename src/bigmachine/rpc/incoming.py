@@ -158,7 +158,7 @@ class Incoming:
                 raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            self._waiting.append(partial(self.carrier.reactor.wake, loop, future))
+            self._waiting.append(partial(self.carrier.reactor.wake, future))
             if not self._is_due():
                 await asyncio.wait((future,), timeout=left) if left is not None else await future
 

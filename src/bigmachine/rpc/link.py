@@ -16,6 +16,7 @@ import time
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from bigmachine.errors import (
@@ -127,7 +128,7 @@ class Link(Connector):
         if limit is not None:
             timeout = _time_left(limit, timeout, method)
         ident = next(self._idents)
-        call: Call[Any] = Call(ident, method, self)
+        call: Call[Any] = Call.of(ident, method, self)
         encoded: Encoded | None = self.codec.small_call(ident, method, args, kwargs, timeout, key)
         if encoded is None:
             encoded = self._encode(ident, method, args, kwargs, timeout, key)
@@ -277,7 +278,7 @@ class Link(Connector):
 
     def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
         """Begin to carry a call."""
-        if not call.is_pending:
+        if not call.unclaimed:  # it has been given up
             self._drop_feeds(call.ident)
             return
         if self.is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
@@ -394,7 +395,7 @@ class Link(Connector):
 
     def _count_failed(self, call: Call[Any]) -> None:
         """Count a call that ended without a word of the peer: by its deadline, given up, or lost."""
-        self.statistics.of(call.method).count(time.perf_counter() - call.sent_at, True, 0, call.size)
+        self.statistics.of(call.method).count(perf_counter() - call.sent_at, True, 0, call.size)
 
     def run_in_thread(self, job: Job) -> None:
         if self._pool is None:
@@ -408,7 +409,8 @@ class Link(Connector):
             self.believe()
         pending = self._pending
         methods = self.statistics.methods
-        now = time.perf_counter()
+        woken = self.reactor.woken
+        now = perf_counter()
         for kind, flags, ident, payload, buffers in frames:
             if kind == RESULT or kind == ERROR:  # noqa: PLR1714, SIM109 (hot: no tuple is built)
                 call = pending.pop(ident, None)
@@ -431,7 +433,7 @@ class Link(Connector):
                     except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
                         call.fail(not_rebuilt(exc, call.name))
                     else:
-                        call.finish(value)
+                        call.finish(value, woken)
                     if (buffers or len(payload) > LARGE) and connection is self.main:
                         self._wish_for_bulk(payload, buffers)
             elif kind > PONG:

@@ -75,13 +75,12 @@ class Near:
         offer = self._offers.pop(call.ident, None)  # one operation: only one thread gets it
         if offer is None:
             return
-        _, encoded, timeout = offer
         link = self.link
         if loop is self.loop and link is not None and link.is_ready:
             call.carrier = link
-            link.begin(call, encoded, timeout)
+            link.begin(*offer)
         else:
-            self.far.reactor.post(self.far.begin, call, encoded, timeout)
+            self.far.reactor.post(self.far.begin, *offer)
 
     async def _open(self) -> None:
         try:

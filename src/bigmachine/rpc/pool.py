@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from bigmachine.rpc.context import set_current
 from bigmachine.rpc.reactor import Reactor
 
 _log = logging.getLogger("bigmachine.rpc")
@@ -99,7 +100,7 @@ class ThreadPool:
 
 
 def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int], loop: asyncio.AbstractEventLoop) -> None:
-    get = jobs.get
+    get, is_empty = jobs.get, jobs.empty
     while (job := get()) is not None:
         taken[0] += 1
         try:
@@ -109,8 +110,10 @@ def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int], loop: asyncio.A
                 _log.debug("a job outlasted the event loop that it was for", exc_info=True)
             else:
                 _log.exception("a job failed")
-        # Not kept until the next job comes: it may hold a large argument.
+        # Not kept until the next job comes: it may hold a large argument, and a call its service.
         del job
+        if is_empty():
+            set_current(None)
 
 
 #: How a stream's producer or a job gets a thread.

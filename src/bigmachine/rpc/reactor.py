@@ -15,9 +15,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
-from typing import Any, Protocol, TypeVar
+from threading import get_ident
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
@@ -67,7 +68,9 @@ class Reactor:
         #: The connections that are open.
         self.connections: set[Carried] = set()
         self._sleepers: deque[Sleeper] = deque()
-        self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        #: Tasks of this loop that go on once what is being worked off is.
+        self.woken: list[asyncio.Future[None]] = []
+        self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}  # on other event loops
         _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
         self.thread_id = threading.get_ident()
@@ -167,15 +170,12 @@ class Reactor:
             if not outer:
                 self.uncork()
 
-    def wake(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-        """Release a waiter on its own event loop; while corked, all of a loop's waiters with one wake-up."""
-        if threading.get_ident() != self.thread_id:
-            wake_on(loop, waiter)
-        elif loop is self.loop:
-            if not waiter.done():
-                waiter.set_result(None)
-        elif not self.corked:
-            wake_on(loop, waiter)
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        """Release a waiter on its own event loop; while corked, when everything else is done, together with others."""
+        if not self.corked or get_ident() != self.thread_id:
+            wake_on(waiter)
+        elif (loop := waiter.get_loop()) is self.loop:
+            self.woken.append(waiter)
         elif (waiters := self._wakes.get(loop)) is not None:
             waiters.append(waiter)
         else:
@@ -206,12 +206,17 @@ class Reactor:
                 return
 
     def uncork(self) -> None:
-        """Write what was gathered, one write a connection, and wake who waits elsewhere, one wake-up a loop."""
+        """Wake who waits, one wake-up for each other loop, and write what was gathered, one write a connection."""
+        if self.woken:
+            # Still corked: whoever is woken may well call again, and that leaves together.
+            woken = self.woken.copy()
+            self.woken.clear()
+            release(woken)
         self.corked = False
         if self._wakes:
             wakes, self._wakes = self._wakes, {}
-            for loop, waiters in wakes.items():
-                wake_on(loop, *waiters)
+            for waiters in wakes.values():
+                wake_on(*waiters)
         dirty = self.dirty
         if dirty:
             self.dirty = []
@@ -277,18 +282,40 @@ def _told_by_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
         loop.default_exception_handler(context)
 
 
-def wake_on(loop: asyncio.AbstractEventLoop, *waiters: asyncio.Future[None]) -> None:
-    """Release waiters on their event loop, from any thread."""
+def wake_on(*waiters: asyncio.Future[None]) -> None:
+    """Release waiters of one event loop on it, from any thread."""
     try:
-        loop.call_soon_threadsafe(_release, waiters)
+        waiters[0].get_loop().call_soon_threadsafe(release, waiters)
     except RuntimeError:
         _log.debug("the event loop that awaited a call is closed")
 
 
-def _release(waiters: tuple[asyncio.Future[None], ...]) -> None:
+def release(waiters: Sequence[asyncio.Future[None]]) -> None:
+    """Have the tasks that wait for these futures go on now; in a callback of their event loop, from a task soon.
+
+    A future has its loop call whoever waits for it, with a callback for each: on asyncio's own loop a tenth of what a
+    small call costs its caller. Here is a callback of that loop already, and a task does not care which one it is.
+    """
+    if asyncio.current_task() is not None:  # no task can take a step while another does
+        asyncio.get_running_loop().call_soon(release, waiters)
+        return
     for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
+        callbacks = waiter._callbacks  # of asyncio's futures, in C and in Python
+        if not callbacks or len(callbacks) > 1:
+            if not waiter.done():
+                waiter.set_result(None)
+            continue
+        ((go_on, context),) = callbacks
+        waiter.remove_done_callback(go_on)
+        waiter.set_result(None)
+        try:
+            context.run(go_on, waiter)
+        except BaseException as exc:  # noqa: BLE001 (a task lets through what is to end the loop; others go on first)
+            waiter.get_loop().call_soon(_raise, exc)
+
+
+def _raise(exc: BaseException) -> NoReturn:
+    raise exc
 
 
 def _orphan_all() -> None:

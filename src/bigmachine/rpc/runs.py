@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections.abc import Awaitable, Coroutine
+from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import DeadlineExceeded, InvalidCall
-from bigmachine.rpc.codec import Encoded
+from bigmachine.rpc.codec import LEAVES, Encoded
 from bigmachine.rpc.context import CallInfo, get_deadline, set_current, set_deadline
 from bigmachine.rpc.services import Method
 from bigmachine.rpc.streamed import PLAIN, stream_kind
 from bigmachine.rpc.wire import ERROR, OURS, RESULT, small_frame
+from bigmachine.rpc.workers import DONE, Steps
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from bigmachine.rpc.channel import Channel
     from bigmachine.rpc.ledger import Entry
     from bigmachine.rpc.server import Server
@@ -48,7 +53,7 @@ class Run(CallInfo):
         self.method = method
         self.args = args
         self.kwargs = kwargs
-        self.began = time.perf_counter()
+        self.began = perf_counter()
 
     def enter(self) -> None:
         """Make this the current call of the running thread or task."""
@@ -153,12 +158,24 @@ class AwaitedRun(Run):
 class FramedRun(Run):
     """A call that came in a frame."""
 
-    __slots__ = ("_has_begun", "_is_late", "channel", "entry", "fed_by", "ident", "size", "task", "timer")
+    __slots__ = ("_is_late", "channel", "context", "coroutine", "entry", "fed_by", "ident", "size", "task", "timer")
 
-    def __init__(
-        self, channel: Channel, ident: int, method: Method, args: Any, kwargs: Any, timeout: float | None
+    def begin(
+        self,
+        channel: Channel,
+        ident: int,
+        method: Method,
+        args: Any,
+        kwargs: Any,
+        timeout: float | None,
+        fed_by: tuple[int, ...],
+        size: int,
     ) -> None:
-        # Spelled out once more: a call more here is one more for each call.
+        """Be a new call: for an object that was made without `__init__`, which costs as much as this does.
+
+        `fed_by`: the ids of the streams among the arguments. `size`: the bytes of the call, for the counts.
+        """
+        # What the base classes set, spelled out once more: a call more here is one more for each call.
         self.caller = channel.peer.id
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self._session = channel.server.session
@@ -168,18 +185,20 @@ class FramedRun(Run):
         self.method = method
         self.args = args
         self.kwargs = kwargs
-        self.began = time.perf_counter()
+        self.began = perf_counter()
         self.channel = channel
         self.ident = ident
         #: For a call that may be sent again: where its outcome is kept.
         self.entry: Entry[Waiting, Encoded] | None = None
-        #: The ids of the streams among the arguments.
-        self.fed_by: tuple[int, ...] = ()
-        #: The bytes of the call, for the counts.
-        self.size = 0
+        self.fed_by = fed_by
+        self.size = size
+        #: What an async method made, or a plain one returned.
+        self.coroutine: Coroutine[Any, Any, Any] | None = None
+        #: What an async method runs in.
+        self.context: Context | None = None
+        #: While an async method runs.
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self._has_begun = False
         self._is_late = False
 
     def start(self) -> None:
@@ -211,31 +230,63 @@ class FramedRun(Run):
         else:
             channel.reactor.post(channel.reply, self, encoded)
 
-    async def run_async(self, coroutine: Any) -> None:
-        """Run an async method; on the event loop. `coroutine`: what a plain method returned, if it was one."""
-        self.enter()
-        self._has_begun = True
-        channel = self.channel
+    # an async method, by a worker
+
+    def first(self) -> Any:
+        """Begin an async method: returns what it waits for, DONE if it is through."""
+        set_current(self)
+        coroutine = self.coroutine
         try:
-            if self._cancelled or self.deadline is not None:
+            if self.deadline is not None or self._cancelled:
+                set_deadline(self.deadline)
                 if coroutine is not None and self.cancelled():
                     coroutine.close()
                 self.check_wanted()
             if coroutine is None:
                 coroutine = self.method.function(*self.args, **self.kwargs)
-            is_awaitable = type(coroutine) is CoroutineType or inspect.isawaitable(coroutine)
-            result = await coroutine if is_awaitable else coroutine
+            if type(coroutine) is not CoroutineType:
+                if not inspect.isawaitable(coroutine):
+                    self.succeed(coroutine)
+                    return DONE
+                coroutine = _awaiting(coroutine)
+            self.coroutine = coroutine
+        except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
+            self.fail(exc)
+            return DONE
+        try:
+            return coroutine.send(None)
+        except StopIteration as returned:
+            self.succeed(returned.value)
+        except BaseException as exc:  # noqa: BLE001 (as above)
+            self.fail(exc)
+        return DONE
+
+    def rest(self, waits_for: Any) -> Steps:
+        """Give the steps of the method that are left."""
+        assert self.coroutine is not None
+        assert self.context is not None
+        return Steps(self.coroutine, self.context, waits_for)
+
+    def succeed(self, result: Any) -> None:
+        """Take what the method has returned."""
+        channel = self.channel
+        if type(result) in LEAVES:
+            channel.reply(self, self._success(result))
+            return
+        try:
             kind = None if type(result) in PLAIN else stream_kind(result)
             encoded = self._success(result) if kind is None else b""
-        except BaseException as exc:  # the edge of the method: also SystemExit must not end the loop
-            channel.reply(self, self._failure(exc))
-            if isinstance(exc, asyncio.CancelledError):
-                raise
+        except BaseException as exc:  # noqa: BLE001 (of an item of the result: it goes to the caller)
+            self.fail(exc)
             return
         if kind is not None:
             channel.stream(self, result, kind)
         else:
             channel.reply(self, encoded)
+
+    def fail(self, exc: BaseException) -> None:
+        """Take what the method has raised."""
+        self.channel.reply(self, self._failure(exc))
 
     def _success(self, result: object) -> Encoded:
         self.args, self.kwargs = (), {}  # a stream among them ends when the method has let go of it
@@ -269,7 +320,10 @@ class FramedRun(Run):
         super().cancel()
         if self.timer is not None:
             self.timer.cancel()
-        if self.task is not None and self._has_begun:
-            # One that has not begun sees by itself that it is not wanted. Cancelled, it would never run at all: not
-            # tell its service's gate that it is over, nor whoever waits for its outcome.
+        if self.task is not None:
+            # One that has not begun sees by itself that it is not wanted, and is told to the gate of its service.
             self.task.cancel()
+
+
+async def _awaiting(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -21,6 +21,7 @@ from bigmachine.rpc.runs import AwaitedRun, Waiting
 from bigmachine.rpc.services import Method, ServiceTable
 from bigmachine.rpc.statistics import Statistics
 from bigmachine.rpc.streamed import stream_kind
+from bigmachine.rpc.workers import Workers
 from bigmachine.trust import Peer
 
 #: Raises AuthenticationError if the peer may not call the method of this wire name.
@@ -51,6 +52,7 @@ class Server:
         self.session = session
         self.codec = codec or Codec()
         self.reactor = reactor or Reactor(asyncio.get_running_loop())
+        self.workers = Workers(self.reactor.loop)
         self.pool = ThreadPool(self.reactor, threads, "bigmachine-call")
         self.channels: set[Channel] = set()
         #: Connections that do not speak frames.
@@ -108,9 +110,10 @@ class Server:
         return result
 
     async def close(self) -> None:
-        """Close every connection and let the threads end."""
+        """Close every connection and let the threads and workers end."""
         for channel in list(self.channels):
             channel.close_lanes()
         for other in list(self.others):
             other.close()
         self.pool.close()
+        self.workers.close()

@@ -262,7 +262,7 @@ def test_wait_and_as_completed_see_calls_as_they_end(carrier: Carrier) -> None:
 def test_an_outcome_that_comes_as_somebody_begins_to_wait_is_told_once(carrier: Carrier) -> None:
     call: Call[int] = Call(1, "S.m", carrier)
     other: Call[int] = Call(2, "S.m", carrier)
-    assert call._claim()
+    call.unclaimed.pop()
     call._result = 3
     call._now = "FINISHED"  # as `finish` does it in another thread, which pauses here
     waiting = in_thread(lambda: concurrent.futures.wait([call, other], PATIENCE))

@@ -202,7 +202,7 @@ def test_waiters_of_another_loop_are_woken_by_one_wake_up_a_batch(reactor: React
 
         def wake_all() -> None:
             for waiter in waiters:
-                reactor.wake(loop, waiter)
+                reactor.wake(waiter)
 
         reactor.post(wake_all)
         async with asyncio.timeout(PATIENCE):
@@ -217,7 +217,7 @@ def test_a_waiter_is_woken_from_wherever_the_outcome_comes(reactor: Reactor, whe
     async def wait_here() -> None:
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
-        waker: Callable[[], None] = lambda: reactor.wake(loop, waiter)  # noqa: E731 (short)
+        waker: Callable[[], None] = lambda: reactor.wake(waiter)  # noqa: E731 (short)
         if where == "its own thread":
             loop.call_soon(waker)
         else:
@@ -233,9 +233,9 @@ def test_waking_a_loop_that_has_closed_is_no_error(reactor: Reactor) -> None:
     loop = asyncio.new_event_loop()
     waiter: asyncio.Future[None] = loop.create_future()
     loop.close()
-    reactor.wake(loop, waiter)
+    reactor.wake(waiter)
     done = threading.Event()
-    reactor.post(reactor.wake, loop, waiter)
+    reactor.post(reactor.wake, waiter)
     reactor.post(done.set)
     assert done.wait(PATIENCE)
 

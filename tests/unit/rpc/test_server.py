@@ -288,8 +288,7 @@ def test_a_call_that_is_over_leaves_nothing_to_the_garbage_collector(ends: Ends,
         for _ in range(20):
             ends.call(f"S.echo{kind}", 1)
         until(ends.is_idle)
-        # A thread keeps the last run that it served as its current call.
-        until(lambda: len(runs_of(ends)) <= ends.server.pool.size)
+        until(lambda: not runs_of(ends))
     finally:
         gc.enable()
 
