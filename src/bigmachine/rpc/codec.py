@@ -126,7 +126,8 @@ class Codec:
         try:
             payload = self.dumps(value, buffers)
         except Exception as exc:
-            raise InvalidCall(f"{what} cannot be pickled: {type(exc).__name__}: {exc}") from exc
+            hint = "; opened as binary (mode 'rb'), a file is a stream" if "TextIOWrapper" in str(exc) else ""
+            raise InvalidCall(f"{what} cannot be pickled: {type(exc).__name__}: {exc}{hint}") from exc
         if not buffers:
             if len(payload) < BLOB:
                 return _pack(len(payload), 0, kind, flags, ident) + payload

@@ -19,7 +19,7 @@ import re
 import reprlib
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final
 
@@ -151,14 +151,19 @@ def build(taken: Iterable[Taken], machine: str) -> TracebackType | None:
         # A frame that came from yet another machine says so already.
         shown = file if _ELSEWHERE.fullmatch(file) else f"<{machine or 'machine'}:{file}>"
         _remember(shown, first, lines)
-        frame, at = _frame(shown, name, qualified, where, named)
+        frame, at = next(_frame(shown, name, qualified, where, named))
         built = TracebackType(built, frame, at, where[0])
     return built
 
 
 def _frame(
     file: str, name: str, qualified: str, where: tuple[int, int, int, int], named: Mapping[str, str]
-) -> tuple[FrameType, int]:
+) -> Iterator[tuple[FrameType, int]]:
+    """Yield a frame, once, and where it stands in its code.
+
+    A generator, because a frame keeps those that it was called by: a function's would go on to whoever reads the
+    outcome, with all that these hold, in a circle. A generator's frame has nobody behind it once it has yielded.
+    """
     code = _stub(file, name, qualified, where)
     caught: list[tuple[FrameType, int]] = []
 
@@ -167,9 +172,8 @@ def _frame(
         caught.append((frame, frame.f_lasti))
 
     exec(code, {"__here__": here, "__name__": file}, {key: _Described(text) for key, text in named.items()})  # noqa: S102 (our own stub)
-    frame, at = caught[0]
-    frame.f_globals.clear()  # the function above, which holds this frame
-    return frame, at
+    caught[0][0].f_globals.clear()  # the function above, which leads to this frame
+    yield caught.pop()
 
 
 @functools.lru_cache(maxsize=_MOST_FILES)

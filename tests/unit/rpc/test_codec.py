@@ -7,6 +7,7 @@ import pickle
 import sys
 import traceback
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,11 @@ def test_an_argument_that_cannot_be_pickled_is_an_invalid_call_that_names_the_me
     with pytest.raises(InvalidCall, match=r"an argument of S\.m cannot be pickled: .*lambda") as caught:
         CODEC.call(CALL, 0, 1, "S.m", (lambda: 1,), {}, None)
     assert caught.value.__cause__ is not None
+
+
+def test_a_file_of_text_as_an_argument_is_told_how_it_could_travel(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w") as file, pytest.raises(InvalidCall, match=r"opened as binary .*a file is a stream"):
+        Codec().call(CALL, 0, 1, "S.m", (file,), {}, None)
 
 
 def test_a_result_that_cannot_be_pickled_is_an_invalid_call_that_names_the_method_and_the_reason() -> None:

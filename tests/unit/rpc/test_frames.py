@@ -1,9 +1,11 @@
 """Frames of elsewhere as real tracebacks: printed with carets, walked by a debugger, described and never sent."""
 
+import gc
 import io
 import pickle
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -54,6 +56,23 @@ def raised_again(error: BaseException) -> BaseException:
         raise error
 
     return caught(here)
+
+
+def test_nobody_who_reads_it_is_held_by_it() -> None:
+    class Held:
+        pass
+
+    def reads() -> "weakref.ref[Held]":
+        held = Held()
+        over_there(caught(fails, {"a": {}}))
+        return weakref.ref(held)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert reads()() is None
+    finally:
+        gc.enable()
 
 
 def test_it_prints_as_it_would_have_there() -> None:
