@@ -99,6 +99,7 @@ class _Person:
         self._asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._code: int | None = None
         self._is_typing = False
+        self._is_over = False
         self._line = ""  # what has been said since the last newline
         self._said = 0
         self._interrupted = (0.0, -1)
@@ -114,6 +115,8 @@ class _Person:
             while (code := self._step()) is None:
                 pass
             return code
+        except _Over:  # just as a line was finished
+            return self._end()
         finally:
             signal.signal(signal.SIGUSR1, before)
 
@@ -137,6 +140,8 @@ class _Person:
     def _typed(self, prompt: str) -> str:
         self._is_typing = True
         try:
+            if self._is_over:  # before anybody could be interrupted
+                raise _Over
             return input(prompt) + "\n"
         except EOFError:
             say()
@@ -169,6 +174,7 @@ class _Person:
         except (OSError, Failure):
             pass  # the session has ended: the main thread says so
         self._flush()
+        self._is_over = True
         self._asked.put(None)
         if self._is_typing:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
