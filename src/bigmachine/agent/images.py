@@ -12,6 +12,7 @@ that part does not come, they are ended.
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import queue
 import threading
 from dataclasses import field
@@ -128,7 +129,8 @@ class Images:
 
     def _expected(self, head: bytes, python: str) -> concurrent.futures.Future[str]:
         with self._lock:
-            return self._early.setdefault((head, python), concurrent.futures.Future())
+            name = hashlib.sha256(head).digest(), python
+            return self._early.setdefault(name, concurrent.futures.Future())
 
     def _break(self, early: concurrent.futures.Future[str], why: str) -> None:
         root = early.result() if early.done() else ""
