@@ -7,7 +7,8 @@ driver is gone it kills all of them. From the bottom up:
 - pure: `hello` (whom a ClientHello wants), `lease`, `vitals` (hung or busy), `output` (last lines), `events`,
   `certificate`; and `memory` (what is short) and `oom` (who was killed for it), which read the host's files
 - processes: `control` and `loop_channel` (messages with open files), `prctl`, `trackers`, `processes`, `reaper`,
-  `pipes`, `zygote`, `preload`, `children`, `pyspy`, `control_groups`, `undertaker` (ends what an agent cannot)
+  `pipes`, `zygote`, `preload`, `children`, `pyspy`, `control_groups`, `scratch` and `removal` (temporary files),
+  `undertaker` (ends what an agent cannot)
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
   `shortage` (what a machine held), `notices` (of a provider), `tcp` (the front door), `tether`, `run`, `main`
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.certificate import Ending
     from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.scratch import Scratch
 
 _log = logging.getLogger("bigmachine.agent")
 #: After the first machines were forked, so many seconds pass before there is a reserve: these are more urgent.
@@ -50,13 +51,19 @@ class Nursery:
     """Starts the processes of one agent. `files`: how many open files a machine may have, before it asks for more."""
 
     def __init__(
-        self, reaper: Reaper, interpreter: list[str], sys_path: list[str], zygote: Zygote | None, files: int
+        self,
+        reaper: Reaper,
+        interpreter: list[str],
+        sys_path: list[str],
+        zygote: Zygote | None,
+        files: int,
+        scratch: Scratch,
     ) -> None:
         self._reaper = reaper
         self._interpreter = interpreter
         self._sys_path = sys_path
         self._zygote = zygote
-        self._preloader = None if zygote is None else Preloader(zygote)
+        self._preloader = None if zygote is None else Preloader(zygote, scratch)
         self._files = files
         self._reserve: Child | None = None
         self._making: asyncio.TimerHandle | asyncio.Task[None] | None = None
@@ -172,7 +179,7 @@ class Nursery:
             program_command(
                 interpreter, _in_image(spec.sys_path) if spec.root else self._sys_path, os.getpid(), self._files
             ),
-            spec.environ,
+            spec.whole_environ(),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.memory import Use
     from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.scratch import Scratch
 
 _log = logging.getLogger("bigmachine.agent")
 
@@ -56,6 +57,7 @@ class Host:
         nursery: Nursery,
         reaper: Reaper,
         feed: Feed,
+        scratch: Scratch,
         groups: ControlGroups | None = None,
     ) -> None:
         self.on_tick: Callable[[], None] | None = None
@@ -66,6 +68,7 @@ class Host:
         self._loop = loop
         self._nursery = nursery
         self._reaper = reaper
+        self._scratch = scratch
         self._groups = groups
         self._oom = OomWatch(now=loop.time())
         self._asleep = asleep()
@@ -117,6 +120,7 @@ class Host:
             reaper=self._reaper,
             feed=self.feed,
             hang=self._clocks.hang,
+            scratch=self._scratch,
             groups=self._groups,
             oom=self._oom,
         )

@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.certificate import REPORTED, Reason, certify
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.launch import LaunchSpec
     from bigmachine.agent.oom import OomWatch
     from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.scratch import Scratch
 
 #: How long the agent waits, after a process died, for its pipes to come to their ends.
 LAST_WORDS: Final = 0.5
@@ -72,6 +74,7 @@ class Hosted:
         reaper: Reaper,
         feed: Feed,
         hang: float,
+        scratch: Scratch,
         groups: ControlGroups | None = None,
         oom: OomWatch | None = None,
     ) -> None:
@@ -89,6 +92,7 @@ class Hosted:
         self._reaper = reaper
         self._feed = feed
         self._hang = hang
+        self._scratch = scratch
         self._groups = groups
         self._oom = oom
         self._child: Child | None = None
@@ -137,7 +141,12 @@ class Hosted:
         Raises:
             ProvisionError: if the host cannot start one.
         """
-        child = await self._nursery.start(self.spec)
+        self.spec = replace(self.spec, scratch=self._scratch.make(self.spec.environ, self.spec.cwd))
+        try:
+            child = await self._nursery.start(self.spec)
+        except BaseException:
+            self._scratch.drop(self.spec.scratch)
+            raise
         self._adopt(child)
 
     def abandon(self, error: BaseException) -> None:
@@ -442,6 +451,7 @@ class Hosted:
             self._channel = None
         if self._groups is not None and not self._groups.end(self.id):
             self._groups.kill(self.id)  # its process was moved into it after its death; the undertaker removes it
+        self._scratch.drop(self.spec.scratch)
 
     async def _let_tidy(self, pid: int) -> None:
         """Give its resource trackers a moment to remove what nobody uses any more, once all others are dead."""

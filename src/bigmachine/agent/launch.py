@@ -49,7 +49,8 @@ class LaunchSpec:
     or result. `threads`: the most for plain methods. `breakpoint_wait`: seconds that a `breakpoint()` waits for
     somebody, 0: for ever. `levels`: those of the driver's loggers, "" being the root.
     `root`: the image's directory on this host, where the program has been brought here; then `digest` is the image's,
-    and `environ` is added to the host's own.
+    and `environ` is added to the host's own. `scratch`: the directory for temporary files that the agent has made for
+    this process, and will remove; empty: it has none of its own.
     """
 
     machine_id: str
@@ -73,6 +74,13 @@ class LaunchSpec:
     preload: Preload = field(default=Preload(), repr=False)
     root: str = ""
     digest: str = ""
+    scratch: str = ""
+
+    def whole_environ(self) -> dict[str, str]:
+        """Give what the process has in its environment from its start."""
+        from bigmachine.agent.scratch import directory_environ  # drivers come by here, and need nothing of it
+
+        return self.environ | directory_environ(self.scratch)
 
     def at_home(self, environ: Mapping[str, str]) -> LaunchSpec:
         """Give it as it is on a host whose environment is `environ`."""

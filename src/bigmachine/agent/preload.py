@@ -17,10 +17,12 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.agent.scratch import directory_environ
 from bigmachine.agent.zygote import ForkRefused, Zygote
 
 if TYPE_CHECKING:
     from bigmachine.agent.launch import LaunchSpec, Preload
+    from bigmachine.agent.scratch import Scratch
 
 _log = logging.getLogger("bigmachine.agent")
 #: Zygotes with modules, at once: each holds its imports in memory.
@@ -30,10 +32,15 @@ _ATTEMPTS: Final = 3
 
 
 class Preloader:
-    """Forks machines off zygotes that have their modules; `library` is the zygote that these are forked off."""
+    """Forks machines off zygotes that have their modules; `library` is the zygote that these are forked off.
 
-    def __init__(self, library: Zygote) -> None:
+    What modules put into the temporary directory at import is for all machines that share them: it is in a directory of
+    the zygote's own, which stays until the agent's end.
+    """
+
+    def __init__(self, library: Zygote, scratch: Scratch) -> None:
         self._library = library
+        self._scratch = scratch
         self._zygotes: dict[tuple[object, ...], Zygote] = {}  # the one that was used last comes last
         self._levels: dict[Preload, int] = {}
 
@@ -67,7 +74,7 @@ class Preloader:
                 "cwd": spec.cwd,
                 "argv": spec.argv,
                 "sys_path": spec.sys_path,
-                "environ": spec.environ,
+                "environ": spec.environ | directory_environ(self._scratch.make(spec.environ, spec.cwd)),
             }
             zygote = self._library.sprout(orders)
         self._zygotes[key] = zygote

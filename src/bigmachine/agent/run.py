@@ -27,6 +27,7 @@ from bigmachine.agent.images import Images
 from bigmachine.agent.prctl import become_subreaper, name_process
 from bigmachine.agent.processes import MARK
 from bigmachine.agent.reaper import Reaper
+from bigmachine.agent.scratch import Scratch
 from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
@@ -64,20 +65,25 @@ def run(zygote: Zygote | None, undertaker: Undertaker | None, inherited: Sequenc
     if not become_subreaper() and zygote is not None:
         zygote.close()  # its machines would not become ours, and could not be waited for
         zygote = None
+    scratch = Scratch(None if undertaker is None else undertaker.scratch)
     try:
         orders = Bootstrap.read(0) if inherited is None else Bootstrap.read_all(inherited[1])
         listening = None if inherited is None else socket.socket(fileno=inherited[0])
         if orders is not None:  # else the driver ended before it had said anything
             # Not by the flags of the program's interpreter, which this is, too.
-            asyncio.run(_serve(orders, zygote, undertaker, listening), debug=False)
+            asyncio.run(_serve(orders, zygote, undertaker, listening, scratch), debug=False)
     except Exception:  # noqa: BLE001 (the edge of the process)
         _log.exception("the agent failed, and ends with its machines")
     finally:
-        end_now(undertaker=undertaker)
+        end_now(undertaker=undertaker, scratch=scratch)
 
 
 async def _serve(
-    orders: Bootstrap, zygote: Zygote | None, undertaker: Undertaker | None, listening: socket.socket | None
+    orders: Bootstrap,
+    zygote: Zygote | None,
+    undertaker: Undertaker | None,
+    listening: socket.socket | None,
+    scratch: Scratch,
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, "bigm-aside"))
@@ -85,14 +91,14 @@ async def _serve(
     files = _allow_many_files()
     if zygote is not None:
         zygote.attach(loop)
-    nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote, files)
+    nursery = Nursery(reaper, orders.interpreter, orders.sys_path, zygote, files, scratch)
     groups = ControlGroups.make(f"bigmachine-{orders.identity.id}-{os.getpid()}") if undertaker is not None else None
-    host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed(), groups=groups)
+    host = Host(orders.clocks, loop=loop, nursery=nursery, reaper=reaper, feed=Feed(), scratch=scratch, groups=groups)
     if undertaker is not None:
         _instruct(undertaker, orders, groups)
         host.on_tick = undertaker.live
     if orders.tethered:
-        tie(0, orders.driver_pid, host.pids, undertaker)
+        tie(0, orders.driver_pid, host.pids, undertaker, scratch)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, host.over.set)
     table = ServiceTable()

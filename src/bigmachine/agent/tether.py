@@ -11,23 +11,41 @@ from __future__ import annotations
 import os
 import select
 import threading
-from typing import TYPE_CHECKING, NoReturn
+import time
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.processes import end_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from bigmachine.agent.scratch import Scratch
     from bigmachine.agent.undertaker import Undertaker
 
 
-def tie(fd: int, parent: int, groups: Callable[[], Iterable[int]], undertaker: Undertaker | None = None) -> None:
+#: An agent's end takes no more seconds than this for removing files; the next agent's goes on there.
+_CLEARING: Final = 2.0
+
+
+def tie(
+    fd: int,
+    parent: int,
+    groups: Callable[[], Iterable[int]],
+    undertaker: Undertaker | None = None,
+    scratch: Scratch | None = None,
+) -> None:
     """End this process when `fd` ends, or process `parent` (0: none) does. `groups`: what is to be killed first."""
-    arguments = (fd, parent, groups, undertaker)
+    arguments = (fd, parent, groups, undertaker, scratch)
     threading.Thread(target=_hold, args=arguments, name="bigmachine-tether", daemon=True).start()
 
 
-def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]], undertaker: Undertaker | None) -> None:
+def _hold(
+    fd: int,
+    parent: int,
+    groups: Callable[[], Iterable[int]],
+    undertaker: Undertaker | None,
+    scratch: Scratch | None,
+) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     watched = _process_fd(parent)
@@ -37,15 +55,21 @@ def _hold(fd: int, parent: int, groups: Callable[[], Iterable[int]], undertaker:
         ready = [number for number, _ in poll.poll()]
         if watched in ready or not _read(fd):
             break
-    end_now(groups, undertaker)
+    end_now(groups, undertaker, scratch)
 
 
-def end_now(groups: Callable[[], Iterable[int]] = tuple, undertaker: Undertaker | None = None) -> NoReturn:
-    """Kill everything below this process, the given groups first, and exit; what is left is the undertaker's."""
+def end_now(
+    groups: Callable[[], Iterable[int]] = tuple, undertaker: Undertaker | None = None, scratch: Scratch | None = None
+) -> NoReturn:
+    """Kill everything below this process, the given groups first, and exit; what is left is the undertaker's.
+
+    Where there is none, or it was killed, what machines have left in `scratch` is removed here.
+    """
     try:
         is_done = end_everything(groups(), spared=() if undertaker is None else (undertaker.pid,))
-        if undertaker is not None:
-            undertaker.part(is_done=is_done)
+        is_seen_to = undertaker is not None and undertaker.part(is_done=is_done)
+        if scratch is not None and not is_seen_to:
+            scratch.end(time.monotonic() + _CLEARING)
     finally:
         os._exit(0)
 

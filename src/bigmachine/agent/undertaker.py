@@ -11,11 +11,12 @@ and some seconds more (it was stopped, say, and so would be every clock that it 
 - the agent's control group with all in it, where there is one, and removes it, and
 - every process that has the agent's mark, or one of its machines', in its environment, until a look finds none,
 
-and ends. Without a control group, one kind of process escapes it: one that has called setsid and emptied its
-environment. When the agent ends in peace it says so (`part`), and the undertaker only removes the control group.
+removes the temporary directories of the agent's machines (`scratch`), and ends. Without a control group, one kind of
+process escapes it: one that has called setsid and emptied its environment. When the agent ends in peace it says so
+(`part`), and the undertaker only removes: the control group, and these directories.
 
-What the agent writes are lines: `mark TEXT`, `group DIRECTORY`, `limit SECONDS`, an empty one as a sign of life,
-`done`, `leave`.
+What the agent writes are lines: `mark TEXT`, `group DIRECTORY`, `scratch DIRECTORY`, `limit SECONDS`, an empty one as a
+sign of life, `done`, `leave`.
 
 Where there is a zygote, another process takes over once the first machines are on their way: a fork of the zygote,
 which shares its memory with that and the machines. The first one's, which the agent was forked from and has gone on to
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent import control_groups
+from bigmachine.agent.scratch import remove_all
 from bigmachine.agent.trackers import TIDYING, trackers
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _SWEEP: Final = 2.0
 #: The agent waits for so long, at its end, until the undertaker is done.
 _PATIENCE: Final = 0.3
+#: So long it removes files, at most; nobody waits for it.
+_CLEARING: Final = 600.0
 #: What ends a group, or all processes of a terminal or a computer, in peace.
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -84,6 +88,10 @@ class Undertaker:
         """Have it kill and remove this control group."""
         self._order(f"group {directory}")
 
+    def scratch(self, directory: str) -> None:
+        """Have it remove this directory with all in it."""
+        self._order(f"scratch {directory}")
+
     def limit(self, seconds: float) -> None:
         """Have it act when there was no sign of life (`live`) for so long."""
         self._order(f"limit {seconds}")
@@ -106,8 +114,11 @@ class Undertaker:
                 os.write(before, b"leave\n")
             os.close(before)
 
-    def part(self, *, is_done: bool) -> None:
-        """Let it go, and wait until it has done its work. `is_done`: no child of the agent is left."""
+    def part(self, *, is_done: bool) -> bool:
+        """Let it go, and wait until it has done its work. `is_done`: no child of the agent is left.
+
+        True if it is still at it: it has much to remove.
+        """
         with self._changing:
             if is_done:
                 self._say("done")
@@ -118,6 +129,8 @@ class Undertaker:
         with contextlib.suppress(ChildProcessError):
             while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < end:
                 time.sleep(0.0005)
+            return time.monotonic() >= end
+        return False
 
     def _order(self, line: str) -> None:
         self._said.append(line)
@@ -125,7 +138,7 @@ class Undertaker:
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # it was killed, or stands still: then there is no help to be had from it
-            os.write(self._pipe, f"{line}\n".encode())
+            os.write(self._pipe, os.fsencode(f"{line}\n"))
 
 
 def serve_as_undertaker(pipe: int, agent: int) -> NoReturn:
@@ -176,6 +189,7 @@ def _attend(pipe: int, agent: int) -> None:
         sweep(orders.marks)
     for directory in orders.groups:
         control_groups.remove(directory, _SWEEP)
+    remove_all(orders.scratch, time.monotonic() + _CLEARING)
 
 
 class _Orders:
@@ -184,6 +198,7 @@ class _Orders:
     def __init__(self) -> None:
         self.marks: list[bytes] = []
         self.groups: list[str] = []
+        self.scratch: list[str] = []
         self.patience: float | None = None
         self.is_done = False
         self.is_relieved = False
@@ -197,6 +212,8 @@ class _Orders:
                 self.marks.append(word)
             elif verb == b"group":
                 self.groups.append(os.fsdecode(word))
+            elif verb == b"scratch":
+                self.scratch.append(os.fsdecode(word))
             elif verb == b"limit":
                 self.patience = float(word) * 1000
             elif verb == b"done":

@@ -129,7 +129,8 @@ def apply(spec: LaunchSpec) -> None:
     """
     from bigmachine.agent.processes import MARK
 
-    wanted = spec.environ | {"BIGMACHINE_MODE": "machine", MARK: spec.machine_id}
+    _forget_temporary_directory()
+    wanted = spec.whole_environ() | {"BIGMACHINE_MODE": "machine", MARK: spec.machine_id}
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     for name, value in wanted.items():
@@ -147,6 +148,15 @@ def apply(spec: LaunchSpec) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no stderr, or not a file
         faulthandler.enable()
     os.chdir(spec.cwd)
+
+
+def _forget_temporary_directory() -> None:
+    """Have `tempfile` look anew where its files go, if a zygote had it do so; not if a module has set it."""
+    if "tempfile" in sys.modules:
+        import tempfile
+
+        if tempfile.tempdir == os.environ.get("TMPDIR"):
+            tempfile.tempdir = None
 
 
 __all__ = ["Boot", "Untimely", "apply", "check_image", "current", "is_driver", "read", "rehearsing"]

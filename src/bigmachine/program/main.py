@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.agent.commands import CONTROL_FD
 from bigmachine.agent.control import BlockingChannel
@@ -29,8 +30,14 @@ from bigmachine.program.records import send_records
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from bigmachine.program.boot import Boot
+
+#: Seconds for finalizers at the end of a machine.
+_FINALIZING: Final = 5.0
+#: With so many blocks of memory in use, a look for garbage, which nothing can interrupt, takes some 0.5 s and more.
+_MUCH: Final = 5_000_000
 
 
 def main(orders: dict[str, Any]) -> NoReturn:
@@ -119,16 +126,37 @@ def exit_status(error: SystemExit) -> int:
     return 1
 
 
-def finish(status: int) -> NoReturn:
-    """End the process as an interpreter does, but without waiting for threads."""
+def finish(status: int, let_go: Callable[[], None] = lambda: None) -> NoReturn:
+    """End the process as an interpreter does, but without waiting for threads.
+
+    `let_go`: gives up what the program's objects are held by, so that their finalizers run (a file's, which writes what
+    it has not yet, or removes it). What a running call holds is not finalized.
+    """
     try:
         with contextlib.suppress(BaseException):  # nothing may keep the process
             atexit._run_exitfuncs()  # the only way to run them and still choose the status
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # closed, or None
-                stream.flush()
+        _flush()
+        with contextlib.suppress(BaseException):
+            _finalize(status, let_go)
+        _flush()
     finally:
         os._exit(status)
+
+
+def _finalize(status: int, let_go: Callable[[], None]) -> None:
+    """Run finalizers, but exit when they take long."""
+    limit = threading.Timer(_FINALIZING, os._exit, (status,))
+    limit.daemon = True
+    limit.start()
+    let_go()
+    if sys.getallocatedblocks() < _MUCH:
+        gc.collect()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, or None
+            stream.flush()
 
 
 def end_by(number: signal.Signals) -> NoReturn:

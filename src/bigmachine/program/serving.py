@@ -90,10 +90,10 @@ def _serve_here(machine: Boot, make_session: SessionFactory) -> NoReturn:
     except KeyboardInterrupt:
         end_by(signal.SIGINT)
     except SystemExit as error:
-        finish(exit_status(error))
+        finish(exit_status(error), serving.let_go)
     except BaseException as error:  # noqa: BLE001 (the edge of the process)
         serving.fail(Cause.BOOT_FAILED, f"{type(error).__name__}: {error}", error)
-    finish(1)
+    finish(1, serving.let_go)
 
 
 class _Serving:
@@ -131,7 +131,7 @@ class _Serving:
         self.send({"k": "serving"})
         for message in waiting:
             self._on_message(message)
-        finish(await self._status)
+        finish(await self._status, self.let_go)
 
     def send(self, body: Mapping[str, object]) -> None:
         """Tell the agent something; on the loop's thread."""
@@ -144,6 +144,12 @@ class _Serving:
         """Tell the agent why this machine cannot go on, and end it soon."""
         self.send(failure.failed(cause, detail, error, failure.describe_call(error)))
         self._loop.call_later(_LAST_ANSWER, self._end, 1)
+
+    def let_go(self) -> None:
+        """Give up the services, at the end."""
+        if self._server is not None:
+            for name in self._server.table.names():
+                self._server.table.remove(name)
 
     async def _heard(self) -> None:
         # Set for good by the first answer: only the first init follows output that is not shown.
