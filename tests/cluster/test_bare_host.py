@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,12 @@ def test_a_host_whose_c_library_is_too_old_is_told_from_the_start(
 ) -> None:
     with bare_host(sys.executable, tmp_path / "cache") as running, running.client() as client:
         facts = client.info()
-        old = type(facts)(**{**{name: getattr(facts, name) for name in facts.__slots__}, "lacks": ("_ssl",)})
+        old = replace(facts, lacks=("_ssl",))
         for libc, why in (
             ("glibc 2.17", r"testhost has glibc 2.17, and the driver's Python needs glibc 2\."),
             ("musl", "musl"),
         ):
-            told = type(facts)(**{**{name: getattr(old, name) for name in facts.__slots__}, "libc": libc})
+            told = replace(old, libc=libc)
             monkeypatch.setattr(client, "info", lambda told=told: told)
             with pytest.raises(ImageError, match=why):
                 bring_up(client, running.identity, CLOCKS, tethered=True, cache=packed)
