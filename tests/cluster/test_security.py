@@ -213,6 +213,7 @@ def test_no_secret_is_in_a_command_an_environment_a_log_or_a_file(
     scratch.mkdir()
     home.mkdir()
     environ = {"TMPDIR": str(scratch), "HOME": str(home), "PYTHONPATH": f"{IMPORTABLE}:{Path(__file__).parents[2]}"}
+    environ |= {"XDG_RUNTIME_DIR": "", "XDG_CACHE_HOME": ""}  # whatever this user has: the register is below `home`
     outcome = run_program(write("show.py", SHOW_ALL), tmp_path, environ=environ)
     told = json.loads((tmp_path / "seen.json").read_text())
     assert len(told["seen"]) >= 8  # driver, agent, zygote, undertaker, two machines, and what these pass on
@@ -324,7 +325,7 @@ def test_keys_are_where_they_belong_and_nowhere_else(monkeypatch: pytest.MonkeyP
             machine.wait(timeout=LIMIT)
         pids = {machine.name: machine_pid(machine) for machine in machines}
         assert session._authority is not None
-        authority = scalar(session._authority._issuer._key.private())
+        authority = session._authority._issuer._key.private_numbers().private_value.to_bytes(32, "little")
         keys = {name.rpartition("-")[2]: scalar(identity.key) for name, identity in identities.items()}
         agent = agent_pid(machines[0])
         secrets = [authority, keys["driver"], keys["m1"], keys["m2"]]

@@ -2,8 +2,8 @@
 
 A fresh authority a session, its key only in the driver's memory; every process has its own key and certificate; both
 sides of every connection check chain, name and role. Importing this room costs nothing until a name is asked for:
-`ssl` is loaded for the first context or `Authority` (20 ms, in which a driver's agent is starting already), and
-`cryptography` only to read another's request, or where Python has OpenSSL built in.
+`ssl` is loaded for the first context (20 ms, in which a driver's agent is starting already), and `cryptography` when an
+`Authority` is made, which agents and programs never do.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from bigmachine.errors import AuthenticationError
@@ -26,12 +27,10 @@ from bigmachine.trust import (
     Role,
     check_peer,
     client_context,
-    der,
     peer_of,
     server_context,
 )
 from bigmachine.trust import contexts as contexts_module
-from bigmachine.trust.keys import CryptographyKey
 from tests.unit.trust.handshakes import Outcome, converse
 
 SESSION = "12ab34cd"
@@ -126,10 +125,9 @@ def test_a_certificate_of_one_who_only_calls_is_no_servers(role: Role) -> None:
 
 def test_a_machine_cannot_issue_identities_by_itself() -> None:
     rogue = Authority(SESSION)
-    key = CryptographyKey()
-    key._key = load_pem_private_key(MACHINE.key, None)  # type: ignore[assignment]  # any key, while ours is an elliptic one
-    rogue._issuer._key = key
-    rogue._issuer._name = der.sequence()  # the machine's own subject
+    key = load_pem_private_key(MACHINE.key, None)
+    rogue._issuer._key = key  # type: ignore[assignment]  # any key, while ours is an elliptic one
+    rogue._issuer._name = x509.Name([])  # the machine's own subject
     forged = rogue.issue(Role.DRIVER, "driver")
     chain = dataclasses.replace(
         forged, certificate=forged.certificate + MACHINE.certificate, authority=AUTHORITY.certificate

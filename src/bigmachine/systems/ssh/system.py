@@ -239,11 +239,9 @@ async def _close(places: Sequence[Place], patience: float) -> None:
 
 def _load() -> None:
     # The session's authority is made meanwhile. Were both to import parts of `cryptography`, which import each other,
-    # from two ends, the interpreter would see a deadlock and have one of them fail. Where OpenSSL makes no keys, both
-    # begin at the same end.
-    from bigmachine.trust.keys import make_key
+    # from two ends, the interpreter would see a deadlock and have one of them fail; so both begin at this module.
+    import bigmachine.trust.certificates  # noqa: F401 (see above)
 
-    make_key()
     with contextlib.suppress(ImportError):
         import asyncssh  # noqa: F401 (it is used later)
 
