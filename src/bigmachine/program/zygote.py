@@ -198,7 +198,6 @@ def _become(fds: tuple[int, ...], agent: int, blank: ssl.SSLContext, loaded: Loa
     """Turn this fresh fork into a machine's process."""
     os.setsid()
     die_with(agent)
-    name_process("bigm-reserve")  # until it is told its name, at once or later
     gc.enable()
     null = os.open(os.devnull, os.O_RDONLY)
     for new, old in ((null, 0), (fds[1], 1), (fds[2], 2)):
