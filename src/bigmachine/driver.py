@@ -137,6 +137,8 @@ def _reader(option: config.Option) -> Callable[[str], object]:
         except ValueError as error:
             import argparse
 
-            raise argparse.ArgumentTypeError(f"{error}; before another word, write {option.flag}=true") from None
+            is_switch = option.kind is config.Kind.SWITCH
+            remedy = f"; before another word, write {option.flag}=true" if is_switch else ""
+            raise argparse.ArgumentTypeError(f"{error}{remedy}") from None
 
     return read

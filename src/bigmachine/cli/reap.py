@@ -34,16 +34,35 @@ def run_reap(args: argparse.Namespace) -> int:
     """Take it away, or say what would be."""
     from bigmachine.systems.ec2 import reaping
 
-    found = reaping.reap(args.region or reaping.regions(), args.of or (), dry_run=not args.yes)
+    there = reaping.leftovers(args.region or reaping.regions())
+    found = reaping.forgotten(there, time.time(), args.of or ())
+    if not args.json:
+        _show(found)
+    if args.yes:
+        reaping.take_away(found)
     if args.json:
         say_json({"taken": args.yes, "leftovers": _told(found)})
-        return OK
-    _show(found)
-    if not found:
-        say("nothing was left behind")
-    elif not args.yes:
-        say(f"nothing was done; with --yes, {'this' if len(found) == 1 else 'these'} would be taken away")
+    else:
+        say(_verdict(len(found), len(there) - len(found), args))
     return OK
+
+
+def _verdict(found: int, others: int, args: argparse.Namespace) -> str:
+    them = "this" if found == 1 else "these"
+    if found:
+        return (
+            f"{them} {'was' if found == 1 else 'were'} taken away"
+            if args.yes
+            else (f"nothing was done; with --yes, {them} would be taken away")
+        )
+    if args.of:
+        return f"there is nothing of {' or '.join(args.of)}; `bigmachine ls --ec2` shows what there is"
+    if others:
+        return (
+            f"nothing has outlived its maximum life; {others} more {'is' if others == 1 else 'are'} there: `bigmachine "
+            "ls --ec2` shows them, and --of SESSION takes away those of a session that is over"
+        )
+    return "nothing was left behind"
 
 
 def run_list(args: argparse.Namespace) -> int:

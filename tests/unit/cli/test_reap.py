@@ -24,23 +24,32 @@ class Region(BaseHTTPRequestHandler):
     """An account with an instance that should be gone, and one that is in use, each with a launch template."""
 
     taken: ClassVar[list[tuple[str, str]]] = []
+    refused: ClassVar[set[str]] = set()
+    left: ClassVar[float] = -60.0  # seconds until the old ones have outlived themselves
 
     def do_POST(self) -> None:
         asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         action = asked["Action"][0]
         answer = {
             "DescribeRegions": "<regionInfo><item><regionName>eu-central-1</regionName></item></regionInfo>",
-            "DescribeInstances": f"<reservationSet><item><instancesSet>{_instance('i-old', -60)}"
+            "DescribeInstances": f"<reservationSet><item><instancesSet>{_instance('i-old', self.left)}"
             f"{_instance('i-new', 3600)}</instancesSet></item></reservationSet>",
             "DescribeLaunchTemplates": f"<launchTemplates><item><launchTemplateId>lt-old</launchTemplateId>"
-            f"{_tags(-60, 'old')}</item></launchTemplates>",
+            f"{_tags(self.left, 'old')}</item></launchTemplates>",
             "DescribeSecurityGroups": "<securityGroupInfo/>",
         }.get(action, "")
+        if action in self.refused:
+            error = "<Error><Code>UnauthorizedOperation</Code><Message>not you</Message></Error>"
+            self._answer(403, f"<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>")
+            return
         for name in ("InstanceId.1", "LaunchTemplateId"):
             if not action.startswith("Describe") and name in asked:
                 self.taken.append((action, asked[name][0]))
-        body = f'<?xml version="1.0"?><{action}Response>{answer}</{action}Response>'.encode()
-        self.send_response(200)
+        self._answer(200, f"<{action}Response>{answer}</{action}Response>")
+
+    def _answer(self, status: int, text: str) -> None:
+        body = f'<?xml version="1.0"?>{text}'.encode()
+        self.send_response(status)
         self.send_header("Content-Type", "text/xml")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -69,6 +78,7 @@ def _tags(left: float, session: str) -> str:
 @pytest.fixture(autouse=True)
 def region(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Region]]:
     Region.taken.clear()
+    Region.refused.clear()
     server = HTTPServer(("127.0.0.1", 0), Region)
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -115,6 +125,35 @@ def test_with_yes_it_does(capsys: pytest.CaptureFixture[str], region: type[Regio
 def test_a_session_that_is_named_goes_before_its_time(capsys: pytest.CaptureFixture[str], region: type[Region]) -> None:
     assert [each["id"] for each in told(capsys, "reap", "--of", "new", "--yes", *REGION)["leftovers"]] == ["i-new"]
     assert region.taken == [("TerminateInstances", "i-new")]
+
+
+def test_what_could_not_be_taken_away_is_an_error_and_the_rest_goes(
+    capsys: pytest.CaptureFixture[str], region: type[Region]
+) -> None:
+    region.refused.add("TerminateInstances")
+    assert main(["reap", "--yes", *REGION]) == 1
+    told = capsys.readouterr()
+    assert "were taken away" not in told.out
+    assert "i-old could not be terminated: ec2: TerminateInstances was refused: UnauthorizedOperation" in told.err
+    assert region.taken == [("DeleteLaunchTemplate", "lt-old")]
+
+
+def test_what_was_done_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reap", "--yes", *REGION]) == 0
+    assert capsys.readouterr().out.endswith("\nthese were taken away\n")
+
+
+def test_a_session_of_which_nothing_is_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reap", "--of", "gone", *REGION]) == 0
+    assert "there is nothing of gone; `bigmachine ls --ec2` shows what there is" in capsys.readouterr().out
+
+
+def test_what_is_in_use_is_counted_where_nothing_is_overdue(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, region: type[Region]
+) -> None:
+    monkeypatch.setattr(region, "left", 60.0)
+    assert main(["reap", *REGION]) == 0
+    assert "nothing has outlived its maximum life; 3 more are there" in capsys.readouterr().out
 
 
 def test_a_region_that_cannot_be_reached_is_an_error(

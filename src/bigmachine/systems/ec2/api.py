@@ -152,6 +152,7 @@ class _told:  # noqa: N801 (a context manager is used like a function)
         if error is None or not isinstance(error, Exception):
             return
         from botocore import exceptions as boto
+        from botocore.parsers import ResponseParserError
 
         if isinstance(error, boto.ClientError):
             raise Refused.of(self._action, error.response) from error
@@ -177,8 +178,18 @@ class _told:  # noqa: N801 (a context manager is used like a function)
                 f"ec2: {self._action}: the API does not answer: {error}; is the network up, and the region right?",
                 temporary=True,
             ) from error
+        if isinstance(error, ResponseParserError):  # a proxy's page, or half of an answer
+            raise ProvisionError(
+                f"ec2: {self._action}: the API's answer cannot be read ({_first_line(error)}); does a proxy answer in "
+                "its place?",
+                temporary=True,
+            ) from error
         if isinstance(error, boto.BotoCoreError):
             raise ProvisionError(f"ec2: {self._action}: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 __all__ = ["BURST", "RATE", "Api"]

@@ -1,4 +1,4 @@
-"""Terminate instances: many in one call, in a thread of its own, and once more if it did not work."""
+"""Terminate instances: many in one call, in a thread of its own; what fails is asked again there, and then told."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ class Ending:
                 batch = list(self._ids)[:_BATCH]
                 for each in batch:
                     del self._ids[each]
-            terminate(self._api, batch)
+            for why in terminate(self._api, batch):
+                _log.error(
+                    "ec2: %s; without a driver they end by themselves, when their lease is over; "
+                    "`bigmachine ls --ec2` shows whether they have",
+                    why,
+                )
             with self._changed:
                 self._is_busy = False
                 self._changed.notify_all()
@@ -77,31 +82,19 @@ class Ending:
             self._changed.notify_all()
 
 
-def terminate(api: Api, ids: list[str]) -> bool:
-    """Terminate instances; whether the API has taken note of all. One that it does not know spoils only itself."""
+def terminate(api: Api, ids: list[str]) -> list[str]:
+    """Terminate instances; gives what failed, and why. One that the API does not know spoils only itself."""
     try:
         api.call("terminate_instances", is_last=True, timeout=_PATIENCE, InstanceIds=ids)
     except Refused as refused:
         if refused.code.startswith("InvalidInstanceID") and len(ids) > 1:
-            done = [terminate(api, [each]) for each in ids]
-            return all(done)
+            return [why for each in ids for why in terminate(api, [each])]
         if refused.code == "InvalidInstanceID.NotFound":
-            return True
-        _tell(ids, refused)
-        return False
+            return []
+        return [f"{', '.join(ids)} could not be terminated: {refused.told()}"]
     except ProvisionError as error:
-        _tell(ids, error)
-        return False
-    return True
-
-
-def _tell(ids: list[str], error: Exception) -> None:
-    _log.error(
-        "ec2: %s could not be terminated: %s; without a driver they end by themselves, when their lease is over; "
-        "`bigmachine ls` shows whether they have",
-        ", ".join(ids),
-        error,
-    )
+        return [f"{', '.join(ids)} could not be terminated: {error}"]
+    return []
 
 
 __all__ = ["Ending", "terminate"]

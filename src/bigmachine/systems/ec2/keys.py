@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from bigmachine.systems.ec2.options import is_key
+
 #: User data has no room for all the keys of somebody who collects them.
 _MOST = 8
-_KINDS = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-sha2-")
 
 
 def public_keys() -> tuple[str, ...]:
@@ -40,8 +41,8 @@ def distinct(lines: Iterable[str]) -> tuple[str, ...]:
     """Give the lines that are keys, each key once."""
     keys: dict[str, str] = {}
     for line in lines:
-        fields = line.split()
-        if len(fields) >= 2 and fields[0].startswith(_KINDS):
+        if is_key(line):
+            fields = line.split()
             keys.setdefault(fields[1], " ".join(fields))
     return tuple(keys.values())[:_MOST]
 

@@ -7,7 +7,6 @@ drivers still use is there, too: so only what has outlived its own maximum life 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -17,15 +16,14 @@ from bigmachine.frozen import frozen
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.ending import terminate
 from bigmachine.systems.ec2.failures import Refused
-from bigmachine.systems.ec2.network import Group, remove_group
 from bigmachine.systems.ec2.tags import DRIVER, MARK, PROGRAM, SESSION, USER, expiry, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_log = logging.getLogger("bigmachine")
 #: An instance in one of these costs something, or may again.
 _ALIVE: Final = ("pending", "running", "stopping", "stopped")
+_IN_USE: Final = " (instances that are still ending use it)"
 _MARKED: Final = [{"Name": f"tag:{MARK}", "Values": ["true"]}]
 
 
@@ -146,32 +144,45 @@ def reap(
     """Take away what is forgotten in these regions (see `forgotten`), and give it; `dry_run`: only say what would go.
 
     Raises:
-        ProvisionError: if a region cannot be asked.
+        ProvisionError: if a region cannot be asked, or something could not be taken away; the rest was.
     """
     chosen = forgotten(leftovers(where, session), time.time(), sessions)
-    if dry_run:
-        return chosen
-    for region in sorted({each.region for each in chosen}):
-        api = Api(session, region)
-        try:
-            _take_away(api, [each for each in chosen if each.region == region])
-        finally:
-            api.close()
+    if not dry_run:
+        take_away(chosen, session)
     return chosen
 
 
-def _take_away(api: Api, chosen: Sequence[Leftover]) -> None:
+def take_away(chosen: Sequence[Leftover], session: Any = None) -> None:
+    """Terminate and delete these; `session` is a boto3 Session.
+
+    Raises:
+        ProvisionError: if some could not be taken away; the others were.
+    """
+    failed: list[str] = []
+    for region in sorted({each.region for each in chosen}):
+        api = Api(session, region)
+        try:
+            failed += _take_away(api, [each for each in chosen if each.region == region])
+        finally:
+            api.close()
+    if failed:
+        lines = "".join(f"\n  {each}" for each in failed)
+        raise ProvisionError(f"ec2: not all could be taken away; try again in a minute:{lines}", temporary=True)
+
+
+def _take_away(api: Api, chosen: Sequence[Leftover]) -> list[str]:
+    """Give those that stay, and why."""
     instances = [each.id for each in chosen if each.kind == "instance"]
-    if instances:
-        terminate(api, instances)
+    failed = [f"{api.region}: {why}" for why in terminate(api, instances)] if instances else []
     for each in chosen:
-        if each.kind == "template":
-            try:
+        try:
+            if each.kind == "template":
                 api.call("delete_launch_template", LaunchTemplateId=each.id)
-            except (Refused, ProvisionError) as error:
-                _log.warning("ec2: %s could not be removed: %s", each, error)
-        elif each.kind == "group":
-            remove_group(api, Group(each.id, ""))
+            elif each.kind == "group":
+                api.call("delete_security_group", GroupId=each.id)
+        except (Refused, ProvisionError) as error:
+            failed.append(f"{each}: {error}{_IN_USE if getattr(error, 'code', '') == 'DependencyViolation' else ''}")
+    return failed
 
 
-__all__ = ["Leftover", "forgotten", "leftovers", "reap", "regions"]
+__all__ = ["Leftover", "forgotten", "leftovers", "reap", "regions", "take_away"]

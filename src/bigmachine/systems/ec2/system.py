@@ -28,7 +28,7 @@ from bigmachine.systems.ec2.failures import Refused
 from bigmachine.systems.ec2.keys import public_keys
 from bigmachine.systems.ec2.monitor import Monitor, describe
 from bigmachine.systems.ec2.network import Group, my_network, open_group, remove_group
-from bigmachine.systems.ec2.options import HostFile, Options, Unit, dollars, words, written
+from bigmachine.systems.ec2.options import HostFile, Options, Unit, dollars, keys, labels, seconds, words, written
 from bigmachine.systems.ec2.place import Place, Raiser, console, instance_of
 from bigmachine.systems.ec2.plan import refusal
 from bigmachine.systems.ec2.request import Bought, Wanted, climb
@@ -51,8 +51,9 @@ _PRICES: Final = 10.0
 #: An instance whose agent is gone may still be said to run for so long.
 _NEWS: Final = 8.0
 _LOOK: Final = 1.0
-#: A host that nobody calls stays so much longer than its lease; and what is bought may take so long to boot.
-_SLACK: Final = 50.0
+#: A host that nobody calls stays so much longer than its lease: with the time that it takes to boot, no more than a
+#: minute. And what is bought may take so long to boot.
+_SLACK: Final = 20.0
 _BOOTING: Final = 600.0
 #: So often the costs are added up, if there is a budget.
 _COUNT: Final = 5.0
@@ -99,7 +100,7 @@ class EC2System(System):
         open: str = "",  # noqa: A002 (the option's name)
         root: int = 200,
         data: int = 0,
-        sshkeys: Sequence[str] | None = None,
+        sshkeys: str | Sequence[str] | None = None,
         keyname: str = "",
         user: str = "",
         files: Sequence[HostFile | Mapping[str, Any]] = (),
@@ -126,13 +127,13 @@ class EC2System(System):
             zones=words(zones),
             root_gib=root,
             data_gib=data,
-            ssh_keys=None if sshkeys is None else tuple(sshkeys),
+            ssh_keys=keys(sshkeys),
             key_name=keyname,
             user=user,
             files=written(HostFile, files, "files"),
             units=written(Unit, units, "units"),
-            tags=dict(tags or {}),
-            life=life * 3600,
+            tags=labels(tags),
+            life=seconds(life),
             max_price=dollars(maxprice, "ec2maxprice"),
             budget=dollars(budget, "ec2budget"),
             bucket=bucket,
@@ -295,8 +296,8 @@ class EC2System(System):
             first_contact=patience,
             tethered=False,
         )
-        keys = public_keys() if options.ssh_keys is None else options.ssh_keys
-        text = document(options, user_data(orders), keys)
+        may_log_in = public_keys() if options.ssh_keys is None else options.ssh_keys
+        text = document(options, user_data(orders), may_log_in)
         if options.open_to and self._group is None:
             name = f"bigmachine-{ticket.session}"
             network = my_network(options.open_to)

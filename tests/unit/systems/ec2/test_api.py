@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -154,6 +156,40 @@ def test_the_price_of_an_hour_is_found_in_the_price_list(session: Stubbed) -> No
 def test_without_a_price_there_is_none(session: Stubbed) -> None:
     session.stubs["pricing"].add_client_error("get_products", "AccessDeniedException", http_status_code=400)
     assert ondemand_prices(Api(session), ["m5.large"]) == {}
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """An HTTP server that answers everything with a page; gives its address."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><html lang=en><p>try later")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again_and_told(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_api, "_PAUSE", 0.001)
+    monkeypatch.setattr(_api, "RATE", 1e6)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
+    api = Api(boto3.session.Session("AKIDEXAMPLE", "secret", region_name="us-east-1"))
+    with pytest.raises(ProvisionError, match=r"DescribeRegions: the API's answer cannot be read .* a proxy") as caught:
+        api.call("describe_regions")
+    assert caught.value.temporary
+    assert "\n" not in str(caught.value)
+    api.close()
 
 
 def test_without_credentials_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

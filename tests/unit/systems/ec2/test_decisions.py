@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -44,7 +45,18 @@ class TestOptions:
             ({"region": "moon"}, "'moon' is no region"),
             ({"ami": "debian"}, "is no image"),
             ({"open_to": "everybody"}, "neither 'me' nor a network"),
-            ({"life": 10.0}, "life=10 is too little"),
+            ({"life": 36.0}, "life=0.01 is in hours: it has to be at least 0.0167"),
+            ({"life": math.nan}, "life=nan is in hours"),
+            ({"life": math.inf}, "at most 8760"),
+            ({"root_gib": 0}, r"root=0: it has to be 1 to 16384 \(GiB\)"),
+            ({"data_gib": 500000}, "data=500000: it has to be 0 to 409600"),
+            ({"budget": math.inf}, "and finite"),
+            ({"files": (HostFile("x", ""),)}, "the file 'x' .* has to begin with /"),
+            ({"files": (HostFile("/x", "", "rwx"),)}, "written like 0644"),
+            ({"units": (Unit("mine", ""),)}, "'mine' is no name of a unit"),
+            ({"units": (Unit("../mine.service", ""),)}, "is no name of a unit"),
+            ({"ssh_keys": ("AAAA",)}, "'AAAA', which is no public key"),
+            ({"user": "not me"}, "is no name of a user"),
             ({"budget": -1.0}, "has to be above 0"),
             ({"port": 70000}, "is no port"),
             ({"tags": {"aws:mine": "x"}}, "does not begin with 'aws:'"),
@@ -65,7 +77,9 @@ class TestOptions:
 
     def test_what_a_configuration_file_says_is_taken_as_what_a_program_says(self) -> None:
         table: dict[str, Any] = {"files": [{"path": "/x", "content": "y"}], "tags": {"team": "z"}, "port": 4443}
+        table["sshkeys"] = "ssh-ed25519 AAAA me\nssh-rsa BBBB\n"
         options = EC2System(units=[{"name": "a.service", "content": "b", "start": False}], **table).options
+        assert options.ssh_keys == ("ssh-ed25519 AAAA me", "ssh-rsa BBBB")
         assert options.files == (HostFile("/x", "y"),)
         assert options.units == (Unit("a.service", "b", start=False),)
         assert (options.tags, options.port) == ({"team": "z"}, 4443)
@@ -79,6 +93,9 @@ class TestOptions:
             ({"units": [{"name": "a", "content": "b", "on": True}]}, r"name \(str\), content \(str\), start \(bool\)"),
             ({"tags": {"team": 1}}, "both have to be strings"),
             ({"port": "443"}, "'443' is no port"),
+            ({"tags": "team"}, "tags='team' is no table"),
+            ({"life": "24"}, "life='24' is no number of hours"),
+            ({"root": "200"}, "root='200': it has to be 1 to"),
         ],
     )
     def test_what_a_configuration_file_says_is_checked(self, table: dict[str, Any], says: str) -> None:
