@@ -211,7 +211,8 @@ class Reactor:
             # Still corked: whoever is woken may well call again, and that leaves together.
             woken = self.woken.copy()
             self.woken.clear()
-            release(woken)
+            if not self.loop.is_closed():  # in a closed one no task can take a step any more
+                release(woken)
         self.corked = False
         if self._wakes:
             wakes, self._wakes = self._wakes, {}

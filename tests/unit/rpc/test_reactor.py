@@ -394,6 +394,20 @@ def test_a_post_that_does_not_raise_runs_also_when_the_loop_is_just_ending(loops
         assert len(ran) <= len(accepted) + 1  # the one that was told may have run all the same
 
 
+def test_what_is_posted_while_the_loop_closes_runs_and_wakes_nobody_who_waits_on_it() -> None:
+    loop = new_event_loop()
+    reactor = Reactor(loop)
+    waiter = loop.create_future()
+    ran = threading.Event()
+    loop.close()
+    for function, args in ((reactor.wake, (waiter,)), (ran.set, ())):
+        with pytest.raises(RuntimeError):
+            reactor.post(function, *args)
+    reactor._work_off()  # the last thing that a reactor's thread does
+    assert ran.is_set()
+    assert (waiter.done(), reactor.woken) == (False, [])
+
+
 def test_a_loop_that_has_an_exception_handler_keeps_it() -> None:
     loop = asyncio.new_event_loop()
     told: list[object] = []
