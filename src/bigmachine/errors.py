@@ -232,10 +232,13 @@ class MachineStopped(BigmachineError):
 
 
 def _telling(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose the lines that say most: of a crash where it was, with which `faulthandler` begins."""
+    """Choose the lines that say most: of a crash what it was, and the stack of the thread that it was in."""
     for at in range(len(lines) - 1, -1, -1):
         if lines[at].startswith("Fatal Python error"):
-            return lines[max(0, at - 3) : at + 10]
+            # A program may have `faulthandler` tell of all threads, which it does in no useful order.
+            stacks = range(at + 1, len(lines))
+            stack = next((number for number in stacks if lines[number].startswith("Current thread")), at + 1)
+            return (*lines[max(0, at - 3) : at + 1], *lines[stack : stack + 9])
     return lines[-10:]
 
 

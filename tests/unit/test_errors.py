@@ -84,6 +84,15 @@ def test_a_program_that_never_ran_is_not_said_to_be_at_fault() -> None:
     assert "runs the same program" in str(MachineStopped(ended))
 
 
+def test_of_a_crash_among_many_threads_the_one_that_crashed_is_shown() -> None:
+    other = ["Thread 0x1 (most recent call first):", *(f"  File other {number}" for number in range(20)), ""]
+    crashed = ["Current thread 0x2 (most recent call first):", "  File crashed", ""]
+    lines = ("Fatal Python error: Segmentation fault", "", *other, *crashed, *other)
+    text = str(MachineStopped(DeathCertificate(Cause.SIGNAL, "m1", signal=11, last_lines=lines)))
+    shown = text.partition("its last lines of output:\n")[2].splitlines()
+    assert [line.strip() for line in shown[:3]] == [lines[0], crashed[0], crashed[1].strip()]
+
+
 def test_of_a_crash_the_place_is_shown_and_not_the_end_of_the_stack() -> None:
     stack = [f"  File {number}" for number in range(60)]
     lines = ("before", "Fatal Python error: Segmentation fault", "", "Current thread", *stack, "Extension modules: a")

@@ -146,7 +146,8 @@ def apply(spec: LaunchSpec) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no stderr, or not a file
-        faulthandler.enable()
+        # A certificate has room for 100 lines, and of many threads the one that crashed may well be the first.
+        faulthandler.enable(all_threads=False)
     os.chdir(spec.cwd)
 
 
