@@ -83,8 +83,9 @@ class Keeping:
 
 
 @pytest.fixture
-def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def parent(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The host's temporary directory: a fresh one, with a path that is as short as usual."""
+    tmp_path_factory.getbasetemp()  # which must not be made in there
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         monkeypatch.setattr(tempfile, "tempdir", None)
@@ -124,6 +125,16 @@ def test_each_machine_has_its_own(session: Session, parent: Path) -> None:
     for machine, directory in zip(machines, used, strict=True):
         assert Path(directory).is_relative_to(parent)
         assert machine.call(Keeping.environ) == [directory] * 3
+
+
+def test_a_machine_that_is_spawned_has_it_from_its_first_line_on(
+    session: Session, write: WriteProgram, parent: Path
+) -> None:
+    place = write("site/sitecustomize.py", "import tempfile\ntempfile.mkdtemp()\n").parent
+    (machine,) = session.start(services=[Keeping()], environ={"PYTHONPATH": f"{place}:{IMPORTABLE}:{ROOT}"})
+    assert len(os.listdir(machine.call(Keeping.used))) == 1
+    session.shutdown()
+    assert not list(parent.iterdir())
 
 
 @pytest.mark.parametrize("end", ["killed", "cancelled", "shut down"])

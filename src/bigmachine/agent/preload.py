@@ -17,7 +17,6 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.scratch import directory_environ
 from bigmachine.agent.zygote import ForkRefused, Zygote
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Preloader:
     """Forks machines off zygotes that have their modules; `library` is the zygote that these are forked off.
 
     What modules put into the temporary directory at import is for all machines that share them: it is in a directory of
-    the zygote's own, which stays until the agent's end.
+    the zygote's own, which stays until the agent's end if there is anything in it.
     """
 
     def __init__(self, library: Zygote, scratch: Scratch) -> None:
@@ -74,7 +73,8 @@ class Preloader:
                 "cwd": spec.cwd,
                 "argv": spec.argv,
                 "sys_path": spec.sys_path,
-                "environ": spec.environ | directory_environ(self._scratch.make(spec.environ, spec.cwd)),
+                "environ": spec.environ,
+                "scratch": self._scratch.make(spec.environ, spec.cwd),
             }
             zygote = self._library.sprout(orders)
         self._zygotes[key] = zygote

@@ -79,23 +79,20 @@ class Scratch:
         return ""
 
     def drop(self, path: str) -> None:
-        """Remove the directory of a process that has ended; what takes long goes on in a thread."""
+        """Remove the directory of a process that has ended, in a thread: a disk may take its time."""
         if not path:
             return
-        try:
-            os.rmdir(path)  # most have put nothing there
-        except FileNotFoundError:
-            return
-        except OSError:
-            if self._aside is None:
-                from concurrent.futures import ThreadPoolExecutor  # not in the undertaker
+        if self._aside is None:
+            from concurrent.futures import ThreadPoolExecutor  # not in the undertaker
 
-                self._aside = ThreadPoolExecutor(1, "bigm-scratch")
-            self._aside.submit(lambda: remove(path, time.monotonic() + _LONG))
+            self._aside = ThreadPoolExecutor(1, "bigm-scratch")
+        self._aside.submit(lambda: remove(path, time.monotonic() + _LONG))
 
     def end(self, until: float) -> None:
         """Remove all of them, and what agents have left here that were killed. For the end, in any thread."""
         remove_all(list(self._bases.values()), until)
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _base(self, parent: str) -> str:
         base = self._bases.get(parent)

@@ -28,6 +28,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.agent.processes import threads
+from bigmachine.agent.scratch import directory_environ
 from bigmachine.program import boot
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def load(orders: Mapping[str, Any]) -> Loaded:
         Unfit: if a machine must not be a fork of what comes of it; this process is of no use then.
     """
     os.environ.clear()
-    os.environ.update(orders["environ"])
+    os.environ.update(orders["environ"] | directory_environ(orders["scratch"]))
     os.environ["BIGMACHINE_MODE"] = "machine"
     time.tzset()
     sys.argv[:] = orders["argv"]
@@ -85,11 +86,20 @@ def load(orders: Mapping[str, Any]) -> Loaded:
         os.chdir(orders["cwd"])
     except OSError as error:
         raise Unfit(str(error)) from error
+    try:
+        return _imported(orders["modules"])
+    finally:
+        if orders["scratch"]:
+            with contextlib.suppress(OSError):  # something is in it, for all machines
+                os.rmdir(orders["scratch"])
+
+
+def _imported(names: Iterable[str]) -> Loaded:
     importlib.invalidate_caches()  # what was listed when this zygote's parent started
     before = set(sys.modules)
     files = _open_files()
     with _captured() as output, boot.rehearsing() as asked:
-        for name in orders["modules"]:
+        for name in names:
             _load(name)
             if asked:  # and something kept the exception from us
                 raise Unfit(f"{name}: {asked[0]}")

@@ -30,6 +30,13 @@ def parent() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture
+def scratch() -> Iterator[Scratch]:
+    scratch = Scratch()
+    yield scratch
+    scratch.end(soon())
+
+
 def abandon(parent: Path, *, age: float = OLD) -> Path:
     """Leave a directory behind as an agent does that is killed with its undertaker."""
     code = (
@@ -42,33 +49,31 @@ def abandon(parent: Path, *, age: float = OLD) -> Path:
     return base
 
 
-def test_a_process_has_a_directory_that_only_its_user_may_see(parent: Path) -> None:
-    made = Scratch().make({"TMPDIR": str(parent)})
+def test_a_process_has_a_directory_that_only_its_user_may_see(scratch: Scratch, parent: Path) -> None:
+    made = scratch.make({"TMPDIR": str(parent)})
     assert Path(made).parents[1] == parent
     assert [stat.S_IMODE(os.stat(path).st_mode) for path in (made, os.path.dirname(made))] == [0o700, 0o700]
 
 
-def test_no_two_have_the_same(parent: Path) -> None:
-    scratch = Scratch()
+def test_no_two_have_the_same(scratch: Scratch, parent: Path) -> None:
     assert len({scratch.make({"TMPDIR": str(parent)}) for _ in range(10)}) == 10
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "TEMP", "TMP"])
-def test_the_directory_that_the_program_was_given_is_the_parent(parent: Path, name: str) -> None:
-    assert Path(Scratch().make({name: str(parent)})).is_relative_to(parent)
+def test_the_directory_that_the_program_was_given_is_the_parent(scratch: Scratch, parent: Path, name: str) -> None:
+    assert Path(scratch.make({name: str(parent)})).is_relative_to(parent)
 
 
-def test_a_relative_one_is_relative_to_where_the_program_starts(parent: Path) -> None:
+def test_a_relative_one_is_relative_to_where_the_program_starts(scratch: Scratch, parent: Path) -> None:
     (parent / "here").mkdir()
-    assert Path(Scratch().make({"TMPDIR": "here"}, str(parent))).is_relative_to(parent / "here")
+    assert Path(scratch.make({"TMPDIR": "here"}, str(parent))).is_relative_to(parent / "here")
 
 
-def test_one_that_is_not_there_is_replaced_by_the_next(parent: Path) -> None:
-    assert Path(Scratch().make({"TMPDIR": str(parent / "no"), "TMP": str(parent)})).is_relative_to(parent)
+def test_one_that_is_not_there_is_replaced_by_the_next(scratch: Scratch, parent: Path) -> None:
+    assert Path(scratch.make({"TMPDIR": str(parent / "no"), "TMP": str(parent)})).is_relative_to(parent)
 
 
-def test_after_somebody_has_cleaned_up_there_is_a_new_one(parent: Path) -> None:
-    scratch = Scratch()
+def test_after_somebody_has_cleaned_up_there_is_a_new_one(scratch: Scratch, parent: Path) -> None:
     first = Path(scratch.make({"TMPDIR": str(parent)}))
     subprocess.run(["rm", "-r", first.parent], check=True)
     second = Path(scratch.make({"TMPDIR": str(parent)}))
@@ -76,12 +81,12 @@ def test_after_somebody_has_cleaned_up_there_is_a_new_one(parent: Path) -> None:
     assert second.is_relative_to(parent)
 
 
-def test_where_a_socket_would_not_fit_any_more_there_is_none(parent: Path) -> None:
+def test_where_a_socket_would_not_fit_any_more_there_is_none(scratch: Scratch, parent: Path) -> None:
     listener = "pymp-12345678/listener-12345678"
     for length in range(40, 107 - len(listener)):
         path = Path(str(parent) + "/" + "x" * (length - len(str(parent)) - 1))
         path.mkdir()
-        made = Scratch().make({"TMPDIR": str(path)})
+        made = scratch.make({"TMPDIR": str(path)})
         assert len(f"{made or path}/{listener}") <= 107
 
 
@@ -90,8 +95,7 @@ def test_all_variables_name_it() -> None:
     assert directory_environ("") == {}
 
 
-def test_a_process_that_ends_takes_its_directory_along_and_no_other(parent: Path) -> None:
-    scratch = Scratch()
+def test_a_process_that_ends_takes_its_directory_along_and_no_other(scratch: Scratch, parent: Path) -> None:
     empty, full, other = (Path(scratch.make({"TMPDIR": str(parent)})) for _ in range(3))
     (full / "sub").mkdir()
     (full / "sub/file").touch()
@@ -112,17 +116,16 @@ def test_at_the_end_nothing_is_left(parent: Path) -> None:
     assert not list(parent.iterdir())
 
 
-def test_what_a_killed_agent_has_left_is_removed_by_the_next(parent: Path) -> None:
+def test_what_a_killed_agent_has_left_is_removed_by_the_next(scratch: Scratch, parent: Path) -> None:
     base = abandon(parent)
-    scratch = Scratch()
     scratch.make({"TMPDIR": str(parent)})
     assert base.exists()
     scratch.end(soon())
     assert not list(parent.iterdir())
 
 
-def test_what_another_agent_has_is_not_touched(parent: Path) -> None:
-    made = Scratch().make({"TMPDIR": str(parent)})
+def test_what_another_agent_has_is_not_touched(scratch: Scratch, parent: Path) -> None:
+    made = scratch.make({"TMPDIR": str(parent)})
     os.utime(os.path.join(os.path.dirname(made), ".host"), (time.time() - OLD,) * 2)
     remove_abandoned(str(parent), soon())
     assert os.path.isdir(made)
