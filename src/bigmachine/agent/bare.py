@@ -2,8 +2,8 @@
 
 `bring_up` asks what the host is, decides which interpreter the agent runs on, sends what the host lacks, and has stage
 0 become the agent. A host's own Python is taken if it is like the driver's: the same minor version and build, and no
-module less. Otherwise the driver's own goes there, if the host can run it, which its C library decides; that is known
-before a byte of it is sent.
+module less. Otherwise the driver's own goes there, if the host can run it, which its C library decides, or one that uv
+gets for the host's processor; that is known before a byte of it is sent.
 
 Everything blocks, within bounds. A broken connection is made anew once; what has arrived whole need not travel again.
 """
@@ -18,17 +18,17 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from bigmachine.agent.bootstrap import LISTEN_FD, ORDERS_FD, Bootstrap, Clocks
 from bigmachine.agent.commands import agent_command
+from bigmachine.agent.fitting import check_libc, interpreter_for, is_fit
 from bigmachine.errors import AuthenticationError, ImageError, NetworkError, ProvisionError
 from bigmachine.frozen import frozen
 from bigmachine.image.kit import SITE, kit_bundle
 from bigmachine.image.manifest import Platform
-from bigmachine.image.platforms import libc_version, this_platform
-from bigmachine.image.runtime import CA_FILE, interpreter_bundle
+from bigmachine.image.platforms import this_platform
+from bigmachine.image.runtime import CA_FILE
 from bigmachine.trust import Identity, Role, check_peer, stage0_context
 
 if TYPE_CHECKING:
@@ -318,45 +318,6 @@ def _read(link: ssl.SSLSocket, count: int) -> bytes:
 # what goes there
 
 
-def is_fit(facts: HostFacts, ours: Platform) -> bool:
-    """Whether a host's own Python runs what the driver's does: the same minor version and build, no module less."""
-    theirs = facts.platform
-    return (
-        (theirs.system, theirs.minor, _build(theirs.abi)) == (ours.system, ours.minor, _build(ours.abi))
-        and facts.openssl
-        and not facts.lacks
-    )
-
-
-def _build(abi: str) -> str:
-    """Return what a tag of extension modules says of the interpreter alone: `cpython-313t` of ...-x86_64-linux-gnu."""
-    return "-".join(abi.split("-")[:2])
-
-
-def check_runs(bundle: Bundle, what: str, host: str, system: str, machine: str, libc: str) -> None:
-    """Make sure that a host can run the compiled files of a bundle.
-
-    Raises:
-        ImageError: if it cannot; the text names both versions.
-    """
-    ours = this_platform()
-    if (system, machine) != (ours.system, ours.machine):
-        raise ImageError(
-            f"{host} is {system} on {machine}, and {what} is for {ours.system} on {ours.machine}: install Python "
-            f"{ours.minor} there, and the host's own will be used"
-        )
-    if bundle.libc == (0, 0) or not libc:
-        return
-    needed = f"glibc {bundle.libc[0]}.{bundle.libc[1]}"
-    if not libc.startswith("glibc") and "musl" in libc:
-        raise ImageError(f"{host} has {libc}, and {what} needs {needed}: take a host with glibc")
-    if (has := libc_version(libc)) and has < bundle.libc:
-        raise ImageError(
-            f"{host} has {libc}, and {what} needs {needed} or later: install Python {ours.minor} there from its own "
-            "packages, or run the driver on a system that is as old"
-        )
-
-
 def bring_up(
     host: BareHost,
     bootstrap: Identity,
@@ -375,25 +336,27 @@ def bring_up(
     whose notices of the host's end the agent watches.
 
     Raises:
-        ImageError: if it can run neither its own Python nor the driver's, or has no room.
+        ImageError: if no interpreter is to be had that fits it and the program, or no package that an agent needs
+            there, or if it has no room.
         ProvisionError, NetworkError, AuthenticationError: if it cannot be reached, or fails; the text says where.
     """
     note("asking", 0)
     facts = host.info()
-    ours = this_platform()
-    kit = kit_bundle(facts.platform if is_fit(facts, ours) else ours, cache=cache)
-    bundles = [kit]
     python, platform, ca_file = facts.executable, facts.platform, ""
-    if not is_fit(facts, ours):
-        interpreter = interpreter_bundle(cache=cache)
-        check_runs(interpreter, "the driver's Python", host.host, facts.system, facts.machine, facts.libc)
+    bundles = []
+    if not is_fit(platform, this_platform(), openssl=facts.openssl, lacks=facts.lacks):
+        interpreter, platform = interpreter_for(host.host, facts.system, facts.machine, facts.libc, cache=cache)
         python = f"{facts.place(interpreter)}/bin/python3"
-        platform = replace(ours, libc=facts.libc)
         ca_file = f"{facts.place(interpreter)}/{CA_FILE}"
         bundles.append(interpreter)
     elif python.startswith(f"{facts.cache}/v1/interpreters/"):  # it went there before stage 0, over the login
         ca_file = f"{python.rpartition('/bin/')[0]}/{CA_FILE}"
-    check_runs(kit, "the agent", host.host, facts.system, facts.machine, facts.libc)
+    try:
+        kit = kit_bundle(platform, cache=cache)
+    except ImageError as error:
+        raise ImageError(f"{host.host}: {error}") from error
+    check_libc(kit, "the agent", host.host, facts.libc)
+    bundles.insert(0, kit)
     had = host.have(bundles)
     lacking = [bundle for bundle in bundles if bundle.name not in had]
     needed = sum(bundle.size + bundle.unpacked for bundle in lacking) + _ROOM
@@ -417,4 +380,4 @@ def bring_up(
     return Raised(facts, python, platform, ca_file, host.sent)
 
 
-__all__ = ["BareHost", "Dial", "HostFacts", "Note", "Raised", "bring_up", "check_runs", "is_fit", "tcp"]
+__all__ = ["BareHost", "Dial", "HostFacts", "Note", "Raised", "bring_up", "tcp"]

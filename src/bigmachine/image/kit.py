@@ -1,8 +1,9 @@
 """The agent's kit: this library and the few packages that an agent imports, as one bundle for bare hosts.
 
-It is what the driver itself runs, wherever that lies. The packages are those of the driver's environment, so their
-compiled files are for its minor version of Python and its kind of processor; for another kind `resolve` has to find
-them. Byte code comes along, so that the first agent on a host starts as fast as the second.
+It is what the driver itself runs, wherever that lies. The packages are those of the driver's environment, whose
+compiled files are for its minor version of Python, its kind of processor and its kind of C library; for other hosts
+`foreign_kit` finds them in the same versions. Byte code comes along, so that the first agent on a host starts as fast
+as the second.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib.util
 import marshal
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image.bundle import Bundle, Part, default_cache, kept_bundle
 from bigmachine.image.elf_edit import stripped
 from bigmachine.image.manifest import Platform
-from bigmachine.image.platforms import this_platform
+from bigmachine.image.platforms import this_platform, usual_machine
 from bigmachine.trust.request import has_libcrypto
 
 #: The folder of the kit that belongs on `sys.path`.
@@ -35,28 +36,23 @@ _PACKAGES: Final = {
 _LEFT_OUT: Final = ("tests", "test", "__pycache__", "testing")
 _ENDINGS: Final = (".pyi", ".pyx", ".pxd", ".c", ".h", ".so.debug", ".a")
 
-#: Gives the folders of these packages for a platform, by name.
-Resolve = Callable[[tuple[str, ...], Platform], Mapping[str, Path]]
+#: What makes keys where the interpreter hides OpenSSL's library, as ours may, and another host's does for all we know.
+_CRYPTOGRAPHY: Final = dict.fromkeys(("cryptography", "cffi", "_cffi_backend"), True)
 
 
-def kit_bundle(target: Platform, *, cache: Path | None = None, resolve: Resolve | None = None) -> Bundle:
+def kit_bundle(target: Platform, *, cache: Path | None = None) -> Bundle:
     """Give the kit for hosts of a platform.
 
     Raises:
-        ImageError: if a package is missing, or they are for another platform than the driver's and `resolve` is None.
+        ImageError: if a package is missing here, or cannot be had for that platform.
     """
-    ours = this_platform()
-    packages = {**_PACKAGES, **({} if has_libcrypto() else {"cryptography": True, "cffi": True, "_cffi_backend": True})}
-    if (target.system, target.machine, target.minor) == (ours.system, ours.machine, ours.minor):
-        places = _installed(packages)
-    elif resolve is not None:
-        places = dict(resolve(tuple(packages), target))
+    ours, cache = this_platform(), cache or default_cache()
+    if _kind(target) == _kind(ours):
+        places = _installed({**_PACKAGES, **({} if has_libcrypto() else _CRYPTOGRAPHY)})
     else:
-        raise ImageError(
-            f"the agent needs compiled packages ({', '.join(packages)}) for Python {target.minor} on {target.system} "
-            f"{target.machine}, and this driver has them for Python {ours.minor} on {ours.system} {ours.machine}: "
-            "start the driver on such a system"
-        )
+        from bigmachine.image.foreign_kit import found_for
+
+        places = found_for(target, {**_PACKAGES, **_CRYPTOGRAPHY}, cache)
     places["bigmachine"] = Path(bigmachine.__file__).parent
     files = {path: source for name, place in sorted(places.items()) for path, source in _files(name, place)}
     states = ((path, os.stat(source)) for path, source in files.items())
@@ -65,9 +61,14 @@ def kit_bundle(target: Platform, *, cache: Path | None = None, resolve: Resolve 
     return kept_bundle(
         "kits",
         "\n".join(["kit", sys.version, target.abi, *key]),
-        cache or default_cache(),
+        cache,
         lambda: _parts(files, with_code=with_code),
     )
+
+
+def _kind(platform: Platform) -> tuple[str, ...]:
+    """Return what decides whether the compiled files of wheels can be loaded, apart from the C library's version."""
+    return (platform.system, usual_machine(platform.machine), platform.minor, platform.libc.partition(" ")[0])
 
 
 def _installed(packages: Mapping[str, bool]) -> dict[str, Path]:
@@ -120,4 +121,4 @@ def byte_code(path: str, source: bytes) -> Part | None:
     return Part(importlib.util.cache_from_source(path, optimization=""), head + marshal.dumps(code), derived=True)
 
 
-__all__ = ["SITE", "Resolve", "byte_code", "kit_bundle"]
+__all__ = ["SITE", "byte_code", "kit_bundle"]

@@ -9,8 +9,11 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable
+from typing import Final
 
 from bigmachine.image.manifest import Platform
+
+_MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def this_platform() -> Platform:
@@ -27,6 +30,11 @@ def _libc() -> str:
     except (ValueError, OSError):  # no glibc
         name, version = platform.libc_ver()
         return f"{name or 'musl'} {version}".strip()
+
+
+def usual_machine(machine: str) -> str:
+    """Return the name that Linux has for a processor: macOS says arm64, and Linux aarch64."""
+    return _MACHINES.get(machine.lower(), machine.lower())
 
 
 def libc_version(libc: str) -> tuple[int, ...]:
@@ -67,4 +75,4 @@ def _glibc_of(tag: str) -> tuple[int, ...] | None:
     return (int(match[1]), int(match[2])) if match else _LEGACY.get(name.partition("_")[0])
 
 
-__all__ = ["libc_version", "takes", "this_platform", "wheel_fits"]
+__all__ = ["libc_version", "takes", "this_platform", "usual_machine", "wheel_fits"]

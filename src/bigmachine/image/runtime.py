@@ -95,8 +95,8 @@ def _parts(program: str) -> Iterator[Part]:
             yield code
     for name, source in _libraries(compiled).items():
         yield Part(f"lib/{name}", without_runpath(stripped(Path(source).read_bytes())))
-    if (certificates := _certificates()) is not None:
-        yield Part(CA_FILE, certificates)
+    if (authorities := certificates()) is not None:
+        yield Part(CA_FILE, authorities)
 
 
 def _standard_library() -> Iterator[tuple[str, str]]:
@@ -108,16 +108,17 @@ def _standard_library() -> Iterator[tuple[str, str]]:
         root = sysconfig.get_path(kind, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
         for folder, folders, files in os.walk(root):
             inside = os.path.relpath(folder, root)
-            folders[:] = sorted(name for name in folders if not _is_left_out(name))
+            folders[:] = sorted(name for name in folders if not is_left_out(name))
             for file in sorted(files):
                 source = f"{folder}/{file}"
                 path = os.path.normpath(f"lib/{minor}/{inside}/{file}")
-                if not _is_left_out(file) and path not in seen and os.path.exists(source):
+                if not is_left_out(file) and path not in seen and os.path.exists(source):
                     seen.add(path)
                     yield source, path
 
 
-def _is_left_out(name: str) -> bool:
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of the standard library is of no use to a program on a machine."""
     return name in _LEFT_OUT or _LEFT_OUT_PATTERN.fullmatch(name) is not None
 
 
@@ -155,7 +156,7 @@ def _system_library(name: str) -> str | None:
     return None
 
 
-def _certificates() -> bytes | None:
+def certificates() -> bytes | None:
     """Return the certificates of public authorities, for hosts that have none."""
     spec = importlib.util.find_spec("certifi")
     places = [] if spec is None or spec.origin is None else [f"{os.path.dirname(spec.origin)}/cacert.pem"]
@@ -163,4 +164,4 @@ def _certificates() -> bytes | None:
     return next((Path(place).read_bytes() for place in places if place and os.path.isfile(place)), None)
 
 
-__all__ = ["CA_FILE", "interpreter_bundle"]
+__all__ = ["CA_FILE", "certificates", "interpreter_bundle", "is_left_out"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.errors import ImageError
 from bigmachine.image.bundle import Bundle, Part, kept_bundle
 from bigmachine.image.kit import SITE, kit_bundle
 from bigmachine.image.platforms import this_platform
@@ -70,27 +68,6 @@ def test_it_is_packed_once(kit: Bundle, cache: Path) -> None:
     before = kit.path.stat().st_ino
     assert kit_bundle(this_platform(), cache=cache) == kit
     assert kit.path.stat().st_ino == before
-
-
-@pytest.mark.parametrize("change", [{"machine": "riscv64"}, {"python": "3.99.0"}])
-def test_for_another_platform_somebody_has_to_find_the_packages(change: dict[str, str], tmp_path: Path) -> None:
-    target = dataclasses.replace(this_platform(), **change)
-    with pytest.raises(ImageError, match="the agent needs compiled packages"):
-        kit_bundle(target, cache=tmp_path)
-    package = tmp_path / "found" / "psutil"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    asked = []
-
-    def resolve(names: tuple[str, ...], platform: object) -> dict[str, Path]:
-        asked.append((names, platform))
-        return {"psutil": package}
-
-    bundle = kit_bundle(target, cache=tmp_path, resolve=resolve)
-    assert "psutil" in asked[0][0]
-    assert asked[0][1] == target
-    with tarfile.open(bundle.path) as tar:
-        assert f"{SITE}/psutil/__init__.py" in tar.getnames()
 
 
 def test_only_the_latest_bundles_stay(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image.foreign import uv_platform
+from bigmachine.image.uv import uv_platform
 from bigmachine.image.manifest import Platform
 from bigmachine.image.platforms import takes, wheel_fits
 

@@ -16,7 +16,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.bare import BareHost, Raised, bring_up, check_runs
+from bigmachine.agent.bare import BareHost, Raised, bring_up
 from bigmachine.agent.bootstrap import Clocks
 from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script, stage0_input
 from bigmachine.errors import BigmachineError, ProvisionError
@@ -168,13 +168,12 @@ class Place:
             ) from error
 
     async def _lend(self, process: asyncssh.SSHClientProcess[bytes], without: NoPython) -> None:
-        """Send the driver's Python over the login, to a host that has none."""
-        from bigmachine.image.runtime import interpreter_bundle
+        """Send a Python over the login, to a host that has none."""
+        from bigmachine.agent.fitting import interpreter_for
 
-        bundle = await asyncio.to_thread(interpreter_bundle)
         name = f"ssh host {self.host}"
-        check_runs(bundle, "the driver's Python", name, without.system, without.machine, without.libc)
-        _log.info("%s has no Python: it gets ours, %d MiB", name, bundle.size >> 20)
+        bundle, platform = await asyncio.to_thread(interpreter_for, name, without.system, without.machine, without.libc)
+        _log.info("%s has no Python: it gets %s, %d MiB", name, platform.python, bundle.size >> 20)
         for piece in without.answer(bundle):
             process.stdin.write(piece)
             async with asyncio.timeout(_PIECE):
