@@ -61,10 +61,12 @@ _REMEDIES = {
     "InstanceLimitExceeded": "ask for fewer, or raise the account's limit (Service Quotas)",
     "VcpuLimitExceeded": "ask for fewer, or raise the account's limit of vCPUs (Service Quotas)",
     "SpotMaxPriceTooLow": "raise ec2maxprice",
-    "UnauthorizedOperation": "let the account's administrator allow this action; docs/ec2.md has a policy",
-    "AccessDenied": "let the account's administrator allow this action; docs/ec2.md has a policy",
+    "UnauthorizedOperation": "let the account's administrator allow this action; docs/ec2.md lists all that are needed",
+    "AccessDenied": "let the account's administrator allow this action; docs/ec2.md lists all that are needed",
     "AuthFailure": "the credentials are not those of an account that is known here: check AWS_PROFILE or the keys, "
     "and this computer's clock",
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": "the account's administrator has to make it, once: `aws iam "
+    "create-service-linked-role --aws-service-name spot.amazonaws.com`; or ask for on-demand instances (ec2ondemand)",
     "InvalidClientTokenId": "the access key does not exist (any more): make a new one, or choose another AWS_PROFILE",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key, or this computer's clock is wrong",
     "ExpiredToken": "the credentials have expired: log in again, as by `aws sso login`, and start anew",

@@ -190,6 +190,11 @@ class TestRefusals:
     ) -> None:
         assert Refused("RunInstances", code, "no", status).kind is kind
 
+    def test_a_role_that_spot_instances_need_is_told_apart_from_wrong_credentials(self) -> None:
+        code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+        assert "create-service-linked-role" in str(Refused("CreateFleet", code, "No.").told())
+        assert "check AWS_PROFILE" in str(Refused("CreateFleet", "AuthFailure", "No.").told())
+
     def test_expired_credentials_are_told_with_the_remedy(self) -> None:
         error = Refused("DescribeImages", "ExpiredToken", "The token has expired.").told()
         assert str(error).endswith("log in again, as by `aws sso login`, and start anew")
