@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from bigmachine.agent.commands import CONTROL_FD, program_command
 from bigmachine.agent.launch import LaunchSpec, reason_to_spawn
 from bigmachine.agent.preload import Preloader
+from bigmachine.agent.scratch import make_directory
 from bigmachine.agent.zygote import ForkRefused, Zygote
 from bigmachine.errors import ProvisionError
 from bigmachine.frozen import frozen
@@ -105,6 +106,7 @@ class Nursery:
     def _spawn(self, spec: LaunchSpec, fds: tuple[int, int, int]) -> int:
         control, stdout, stderr = fds
         interpreter = spec.interpreter or self._interpreter
+        make_directory(spec.scratch)  # an interpreter may use it before it comes to us
         return os.posix_spawnp(
             interpreter[0],
             program_command(

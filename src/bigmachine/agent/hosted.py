@@ -141,7 +141,7 @@ class Hosted:
         Raises:
             ProvisionError: if the host cannot start one.
         """
-        self.spec = replace(self.spec, scratch=self._scratch.make(self.spec.environ, self.spec.cwd))
+        self.spec = replace(self.spec, scratch=self._scratch.assign(self.spec.environ, self.spec.cwd))
         try:
             child = await self._nursery.start(self.spec)
         except BaseException:

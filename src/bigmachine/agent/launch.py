@@ -49,8 +49,8 @@ class LaunchSpec:
     or result. `threads`: the most for plain methods. `breakpoint_wait`: seconds that a `breakpoint()` waits for
     somebody, 0: for ever. `levels`: those of the driver's loggers, "" being the root.
     `root`: the image's directory on this host, where the program has been brought here; then `digest` is the image's,
-    and `environ` is added to the host's own. `scratch`: the directory for temporary files that the agent has made for
-    this process, and will remove; empty: it has none of its own.
+    and `environ` is added to the host's own. `scratch`: the directory for temporary files that this process makes for
+    itself, and the agent will remove; empty: it has none of its own.
     """
 
     machine_id: str

@@ -74,7 +74,7 @@ class Preloader:
                 "argv": spec.argv,
                 "sys_path": spec.sys_path,
                 "environ": spec.environ,
-                "scratch": self._scratch.make(spec.environ, spec.cwd),
+                "scratch": self._scratch.assign(spec.environ, spec.cwd),
             }
             zygote = self._library.sprout(orders)
         self._zygotes[key] = zygote

@@ -59,23 +59,18 @@ class Scratch:
         self._count = 0
         self._aside: ThreadPoolExecutor | None = None
 
-    def make(self, environ: Mapping[str, str], cwd: str = "/") -> str:
-        """Make a directory for a process that starts with `environ` in `cwd`; empty: it can have none of its own."""
+    def assign(self, environ: Mapping[str, str], cwd: str = "/") -> str:
+        """Name a directory for a process that starts with `environ` in `cwd`; empty: it can have none of its own.
+
+        Whoever it is for makes it (`make_directory`): on a busy disk that takes milliseconds, which this loop has not.
+        """
         for parent in _parents(environ, cwd):
             if not _is_short(parent):
                 return ""
-            for _ in range(2):  # once more if somebody has cleaned up there
-                with contextlib.suppress(OSError):
-                    base = self._base(parent)
-                    self._count += 1
-                    path = f"{base}/{self._count}"
-                    try:
-                        os.mkdir(path, 0o700)
-                    except FileNotFoundError:
-                        del self._bases[parent]
-                        continue
-                    return path
-                break
+            with contextlib.suppress(OSError):
+                base = self._base(parent)
+                self._count += 1
+                return f"{base}/{self._count}"
         return ""
 
     def drop(self, path: str) -> None:
@@ -116,6 +111,25 @@ class Scratch:
                 os.write(mark, _this_host())
             finally:
                 os.close(mark)
+
+
+def make_directory(path: str) -> bool:
+    """Make the directory that was assigned, if it is not there; False if that cannot be, or none was."""
+    if not path:
+        return False
+    for _ in range(2):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return True
+        except FileNotFoundError:  # somebody has cleaned up there
+            with contextlib.suppress(OSError):
+                os.mkdir(os.path.dirname(path), 0o700)
+        except OSError:
+            return False
+        else:
+            return True
+    return False
 
 
 def directory_environ(path: str) -> dict[str, str]:
@@ -217,4 +231,4 @@ def _this_host() -> bytes:
     return os.fsencode(os.uname().nodename)
 
 
-__all__ = ["NAMES", "Scratch", "directory_environ", "remove_abandoned", "remove_all"]
+__all__ = ["NAMES", "Scratch", "directory_environ", "make_directory", "remove_abandoned", "remove_all"]

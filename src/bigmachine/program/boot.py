@@ -128,9 +128,11 @@ def apply(spec: LaunchSpec) -> None:
         OSError: if the working directory is not there.
     """
     from bigmachine.agent.processes import MARK
+    from bigmachine.agent.scratch import make_directory
 
     _forget_temporary_directory()
-    wanted = spec.whole_environ() | {"BIGMACHINE_MODE": "machine", MARK: spec.machine_id}
+    environ = spec.whole_environ() if make_directory(spec.scratch) else spec.environ
+    wanted = environ | {"BIGMACHINE_MODE": "machine", MARK: spec.machine_id}
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     for name, value in wanted.items():

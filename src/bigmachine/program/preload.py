@@ -28,7 +28,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.agent.processes import threads
-from bigmachine.agent.scratch import directory_environ
+from bigmachine.agent.scratch import directory_environ, make_directory
 from bigmachine.program import boot
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def load(orders: Mapping[str, Any]) -> Loaded:
         Unfit: if a machine must not be a fork of what comes of it; this process is of no use then.
     """
     os.environ.clear()
-    os.environ.update(orders["environ"] | directory_environ(orders["scratch"]))
+    scratch = orders["scratch"] if make_directory(orders["scratch"]) else ""
+    os.environ.update(orders["environ"] | directory_environ(scratch))
     os.environ["BIGMACHINE_MODE"] = "machine"
     time.tzset()
     sys.argv[:] = orders["argv"]
@@ -89,9 +90,9 @@ def load(orders: Mapping[str, Any]) -> Loaded:
     try:
         return _imported(orders["modules"])
     finally:
-        if orders["scratch"]:
+        if scratch:
             with contextlib.suppress(OSError):  # something is in it, for all machines
-                os.rmdir(orders["scratch"])
+                os.rmdir(scratch)
 
 
 def _imported(names: Iterable[str]) -> Loaded:

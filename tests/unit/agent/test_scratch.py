@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from bigmachine.agent.scratch import Scratch, directory_environ, remove_abandoned
+from bigmachine.agent.scratch import Scratch, directory_environ, make_directory, remove_abandoned
 from tests.cluster.processes import wait_for
 
 OLD = 3600.0
@@ -30,6 +30,13 @@ def parent() -> Iterator[Path]:
         yield Path(directory)
 
 
+def made(scratch: Scratch, environ: Mapping[str, str], cwd: str = "/") -> str:
+    """Assign a directory, and make it as the process does that it is for."""
+    path = scratch.assign(environ, cwd)
+    assert make_directory(path) == bool(path)
+    return path
+
+
 @pytest.fixture
 def scratch() -> Iterator[Scratch]:
     scratch = Scratch()
@@ -40,8 +47,9 @@ def scratch() -> Iterator[Scratch]:
 def abandon(parent: Path, *, age: float = OLD) -> Path:
     """Leave a directory behind as an agent does that is killed with its undertaker."""
     code = (
-        "import os, sys; from bigmachine.agent.scratch import Scratch\n"
-        "made = Scratch().make({'TMPDIR': sys.argv[1]}); open(f'{made}/file', 'w').close(); print(made)"
+        "import os, sys; from bigmachine.agent.scratch import Scratch, make_directory\n"
+        "made = Scratch().assign({'TMPDIR': sys.argv[1]})\n"
+        "make_directory(made); open(f'{made}/file', 'w').close(); print(made)"
     )
     made = subprocess.run([sys.executable, "-c", code, parent], check=True, capture_output=True, text=True).stdout
     base = Path(made.strip()).parent
@@ -50,33 +58,33 @@ def abandon(parent: Path, *, age: float = OLD) -> Path:
 
 
 def test_a_process_has_a_directory_that_only_its_user_may_see(scratch: Scratch, parent: Path) -> None:
-    made = scratch.make({"TMPDIR": str(parent)})
-    assert Path(made).parents[1] == parent
-    assert [stat.S_IMODE(os.stat(path).st_mode) for path in (made, os.path.dirname(made))] == [0o700, 0o700]
+    path = made(scratch, {"TMPDIR": str(parent)})
+    assert Path(path).parents[1] == parent
+    assert [stat.S_IMODE(os.stat(each).st_mode) for each in (path, os.path.dirname(path))] == [0o700, 0o700]
 
 
 def test_no_two_have_the_same(scratch: Scratch, parent: Path) -> None:
-    assert len({scratch.make({"TMPDIR": str(parent)}) for _ in range(10)}) == 10
+    assert len({made(scratch, {"TMPDIR": str(parent)}) for _ in range(10)}) == 10
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "TEMP", "TMP"])
 def test_the_directory_that_the_program_was_given_is_the_parent(scratch: Scratch, parent: Path, name: str) -> None:
-    assert Path(scratch.make({name: str(parent)})).is_relative_to(parent)
+    assert Path(made(scratch, {name: str(parent)})).is_relative_to(parent)
 
 
 def test_a_relative_one_is_relative_to_where_the_program_starts(scratch: Scratch, parent: Path) -> None:
     (parent / "here").mkdir()
-    assert Path(scratch.make({"TMPDIR": "here"}, str(parent))).is_relative_to(parent / "here")
+    assert Path(made(scratch, {"TMPDIR": "here"}, str(parent))).is_relative_to(parent / "here")
 
 
 def test_one_that_is_not_there_is_replaced_by_the_next(scratch: Scratch, parent: Path) -> None:
-    assert Path(scratch.make({"TMPDIR": str(parent / "no"), "TMP": str(parent)})).is_relative_to(parent)
+    assert Path(made(scratch, {"TMPDIR": str(parent / "no"), "TMP": str(parent)})).is_relative_to(parent)
 
 
 def test_after_somebody_has_cleaned_up_there_is_a_new_one(scratch: Scratch, parent: Path) -> None:
-    first = Path(scratch.make({"TMPDIR": str(parent)}))
+    first = Path(made(scratch, {"TMPDIR": str(parent)}))
     subprocess.run(["rm", "-r", first.parent], check=True)
-    second = Path(scratch.make({"TMPDIR": str(parent)}))
+    second = Path(made(scratch, {"TMPDIR": str(parent)}))
     assert second.is_dir()
     assert second.is_relative_to(parent)
 
@@ -86,8 +94,8 @@ def test_where_a_socket_would_not_fit_any_more_there_is_none(scratch: Scratch, p
     for length in range(40, 107 - len(listener)):
         path = Path(str(parent) + "/" + "x" * (length - len(str(parent)) - 1))
         path.mkdir()
-        made = scratch.make({"TMPDIR": str(path)})
-        assert len(f"{made or path}/{listener}") <= 107
+        directory = made(scratch, {"TMPDIR": str(path)})
+        assert len(f"{directory or path}/{listener}") <= 107
 
 
 def test_all_variables_name_it() -> None:
@@ -96,7 +104,7 @@ def test_all_variables_name_it() -> None:
 
 
 def test_a_process_that_ends_takes_its_directory_along_and_no_other(scratch: Scratch, parent: Path) -> None:
-    empty, full, other = (Path(scratch.make({"TMPDIR": str(parent)})) for _ in range(3))
+    empty, full, other = (Path(made(scratch, {"TMPDIR": str(parent)})) for _ in range(3))
     (full / "sub").mkdir()
     (full / "sub/file").touch()
     scratch.drop(str(empty))
@@ -109,26 +117,26 @@ def test_a_process_that_ends_takes_its_directory_along_and_no_other(scratch: Scr
 def test_at_the_end_nothing_is_left(parent: Path) -> None:
     announced: list[str] = []
     scratch = Scratch(announced.append)
-    made = scratch.make({"TMPDIR": str(parent)})
-    (Path(made) / "file").touch()
-    assert announced == [os.path.dirname(made)]
+    path = made(scratch, {"TMPDIR": str(parent)})
+    (Path(path) / "file").touch()
+    assert announced == [os.path.dirname(path)]
     scratch.end(soon())
     assert not list(parent.iterdir())
 
 
 def test_what_a_killed_agent_has_left_is_removed_by_the_next(scratch: Scratch, parent: Path) -> None:
     base = abandon(parent)
-    scratch.make({"TMPDIR": str(parent)})
+    made(scratch, {"TMPDIR": str(parent)})
     assert base.exists()
     scratch.end(soon())
     assert not list(parent.iterdir())
 
 
 def test_what_another_agent_has_is_not_touched(scratch: Scratch, parent: Path) -> None:
-    made = scratch.make({"TMPDIR": str(parent)})
-    os.utime(os.path.join(os.path.dirname(made), ".host"), (time.time() - OLD,) * 2)
+    path = made(scratch, {"TMPDIR": str(parent)})
+    os.utime(os.path.join(os.path.dirname(path), ".host"), (time.time() - OLD,) * 2)
     remove_abandoned(str(parent), soon())
-    assert os.path.isdir(made)
+    assert os.path.isdir(path)
 
 
 def test_nor_what_is_just_being_made(parent: Path) -> None:
