@@ -17,13 +17,13 @@ MIB = 1 << 20
 
 
 class Kept:
-    """Memory that somebody holds."""
+    """Memory that somebody holds: more than anything else in this process, though it is not touched."""
 
     def __init__(self) -> None:
         self.pieces: list[bytearray] = []
 
     def keep(self) -> None:
-        self.pieces += [bytearray(MIB) for _ in range(64)]
+        self.pieces += [bytearray(MIB) for _ in range(256)]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_heap_is_told_by_type_as_text_and_as_a_profile(kept: Kept) -> None:
     heap = taken(1 << 40)
     assert heap.text.splitlines()[2].split()[2] == "bytearray"
     name, size = largest(pprof.decode(heap.profile))
-    assert (name, size >= 64 * MIB) == ("bytearray", True)
+    assert (name, size >= 256 * MIB) == ("bytearray", True)
 
 
 def test_who_allocated_it_is_told_where_that_is_noted(kept: Kept, traced: None) -> None:
@@ -62,13 +62,16 @@ def test_who_allocated_it_is_told_where_that_is_noted(kept: Kept, traced: None) 
     heap = taken(1 << 40)
     assert "bytearray" in heap.text
     name, size = largest(pprof.decode(heap.profile))
-    assert (name, size >= 64 * MIB) == ("Kept.keep", True)
+    assert (name, size >= 256 * MIB) == ("Kept.keep", True)
 
 
 def test_where_little_is_left_what_would_take_more_is_not_done(kept: Kept, traced: None) -> None:
     kept.keep()
-    objects = 8 * sys.getallocatedblocks()
-    heap = taken(3 * objects)  # room for a census, not for a snapshot
+    noted: list[object] = []
+    # A snapshot takes several times as much as is noted; in a process with much in it little has been noted yet.
+    while 2 * tracemalloc.get_tracemalloc_memory() < (objects := 8 * sys.getallocatedblocks()):
+        noted += [object() for _ in range(10_000)]
+    heap = taken(round(2.5 * objects))  # room for a census, not for a snapshot
     assert largest(pprof.decode(heap.profile))[0] == "bytearray"
     heap = taken(objects)
     assert heap.text.startswith("# no census was taken: it might have needed")
