@@ -1,7 +1,7 @@
 """Temporary directories of machines: each process of a machine has one of its own, and it ends with it.
 
-An agent makes one directory in the temporary directory of its host, `bm-` and six characters, and in that a directory
-for each of its machines; TMPDIR, TMP and TEMP name it there. So whatever a program puts into its temporary directory,
+An agent makes one directory in the temporary directory of its host, `bm-` and six characters, and each of its machines
+one in that; TMPDIR, TMP and TEMP name it there. So whatever a program puts into its temporary directory,
 files, folders and sockets, can be found and removed when the process has ended, however that was: by the agent, and
 when the agent ends by its undertaker.
 
