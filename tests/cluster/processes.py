@@ -199,13 +199,19 @@ def cluster_in(
 
 
 def call_often(machine: bigmachine.Machine) -> None:
-    """Call until the link has its connection for threads that wait."""
-    direct = machine._program._direct
+    """Call until the link has its connections for threads that wait: to a thread of the machine's, and to its loop."""
+    link = machine._program
     end = time.monotonic() + LIMIT
     machine.call(Target.echo, 1)
-    while direct is not None and direct._socket is None:
+    while link._direct is not None and link._direct._socket is None:
         assert time.monotonic() < end, "there is no connection for threads that wait"
         machine.call(Target.echo, 1)
+    machine.call(Target.is_held, "")
+    if link._direct is None or not link._direct.by_loop:
+        return  # the loop serves the one there is
+    while link._direct_to_loop is not None and link._direct_to_loop._socket is None:
+        assert time.monotonic() < end, "there is no connection for threads that wait for methods of the loop"
+        machine.call(Target.is_held, "")
 
 
 async def _tasks() -> list[str]:

@@ -34,6 +34,8 @@ _lock: Final = threading.Lock()
 class Pool(Protocol):
     """The threads in which plain methods run."""
 
+    errand: Callable[[], object] | None
+
     def submit(self, job: Job, /) -> None: ...
 
 
@@ -95,6 +97,7 @@ def _in_threads(loop: asyncio.AbstractEventLoop, pool: Pool, function: Callable[
 
     loop.call_soon_threadsafe(do)
     is_done.wait(_TOGETHER)
+    pool.errand = function  # for those that serve a connection each
     threads = [each for each in threading.enumerate() if each.name.startswith("bigmachine-call")]
     together = threading.Barrier(max(1, len(threads)))
     for _ in threads:

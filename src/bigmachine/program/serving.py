@@ -27,7 +27,7 @@ from bigmachine.program.dump import Heap, plain, take_heap
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
-from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket
+from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket, serve_waiting
 from bigmachine.trust import Peer, Role, server_context
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ class _Serving:
         sock.setblocking(False)
         assert self._server is not None
         assert self._context is not None
+        if serve_waiting(sock, self._context, self._server):
+            return
         self._server.reactor.spawn(serve_socket(sock, self._context, self._server), "handshake")
 
 

@@ -2,8 +2,8 @@
 
 From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the event loop), `connection` (one
 transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops, `direct` for threads that
-wait) and `server` (being called), `net` (TCP and TLS), `memory` (within a process), `http1` and `http2` (the same
-methods for curl and other languages).
+wait) and `server` (being called; `attendant` for those threads), `net` (TCP and TLS), `memory` (within a process),
+`http1` and `http2` (the same methods for curl and other languages).
 
 Importing this package loads nothing until a name is asked for: a driver calls, and needs none of what serves.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc.context import CallInfo, current_call, deadline
     from bigmachine.rpc.link import Link, Tamper
     from bigmachine.rpc.names import name_of
-    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, warm_up
+    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, serve_waiting, warm_up
     from bigmachine.rpc.pool import DEFAULT_THREADS
     from bigmachine.rpc.reactor import Reactor, new_event_loop
     from bigmachine.rpc.readers import ByteStream, Stream
@@ -50,6 +50,7 @@ _HOME = {
     "name_of": "names",
     "new_event_loop": "reactor",
     "serve_socket": "net",
+    "serve_waiting": "net",
     "warm_up": "net",
 }
 
@@ -86,5 +87,6 @@ __all__ = [
     "name_of",
     "new_event_loop",
     "serve_socket",
+    "serve_waiting",
     "warm_up",
 ]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("bigmachine.rpc")
 #: A call that came before its service: name, args, kwargs, timeout, key, ids of its streams, size.
-_Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, tuple[int, ...], int]
+Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, tuple[int, ...], int]
 _new = object.__new__
 _NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
 
@@ -59,7 +59,7 @@ class Channel(Lanes):
         self.reactor = server.reactor
         self.codec = server.codec
         self.runs: dict[int, FramedRun] = {}
-        self._early: dict[int, tuple[float, _Early]] = {}  # since when they wait for the machine's services
+        self._early: dict[int, tuple[float, Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
         #: The connections of threads that read their outcomes by themselves, and the streams that such calls came to,
         #: until they have a reader.
@@ -102,7 +102,7 @@ class Channel(Lanes):
             self.token = token
             self.main = connection
             return
-        owner = next((c for c in self.server.channels if c.token == token and c.peer == self.peer), None)
+        owner = self.server.link_of(self.peer, token)
         if owner is None:
             raise WireError("a further lane came for a link that is not there")
         self.server.channels.discard(self)
@@ -124,7 +124,7 @@ class Channel(Lanes):
         ident: int,
         payload: Buffer,
         buffers: list[bytes | bytearray] | None,
-        early: _Early | None = None,
+        early: Early | None = None,
     ) -> None:
         if flags & OVERSIZED:
             text = f"the call has {bytes(payload).decode()} bytes, above this machine's limit of {self.codec.limit:,}"
@@ -139,7 +139,7 @@ class Channel(Lanes):
                 call = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
                 name, args, kwargs, timeout, key = call
             except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
-                self._refuse(ident, _not_rebuilt(exc))
+                self._refuse(ident, not_rebuilt(exc))
                 return
             size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
             if flags & STREAMED:
@@ -172,7 +172,7 @@ class Channel(Lanes):
         else:
             server.pool.submit(run)
 
-    def _wait(self, ident: int, early: _Early) -> None:
+    def _wait(self, ident: int, early: Early) -> None:
         """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""
         if not self._early:
             self.server.table.when_open(self._begin_early)
@@ -247,9 +247,9 @@ class Channel(Lanes):
         """Send a call's outcome to whoever still wants it."""
         small = encoded if type(encoded) is bytes else None
         if small is not None:
-            self._over(run, small[6] == ERROR, len(small))
+            self.over(run, small[6] == ERROR, len(small))
         else:
-            self._over(run, False, size_of(encoded))
+            self.over(run, False, size_of(encoded))
         if run.method.gate is not None:
             run.leave()
         if self.runs.pop(run.ident, None) is not None:
@@ -272,7 +272,7 @@ class Channel(Lanes):
         for channel, ident in waiting:
             channel.transmit(readdress(encoded, ident))
 
-    def _over(self, run: FramedRun, failed: bool, size: int) -> None:
+    def over(self, run: FramedRun, failed: bool, size: int) -> None:
         """Count a run."""
         run.task = run.context = None  # that holds the run: a circle, that only the collector would find
         if run.timer is not None:
@@ -284,7 +284,7 @@ class Channel(Lanes):
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
         """Begin to send a call's outcome item by item; its service's next run begins when the source is through."""
         run.args, run.kwargs = (), {}
-        self._over(run, False, 0)
+        self.over(run, False, 0)
         if run.entry is not None:
             for channel, ident in self.server.ledger.settle(run.entry, None, 0):
                 channel._refuse(ident, InvalidCall(_NOT_AGAIN))
@@ -333,7 +333,8 @@ def _broken_off(method: str) -> NetworkError:
     return NetworkError(f"{method} broke off: whoever called first gave it up, or was lost")
 
 
-def _not_rebuilt(exc: BaseException) -> InvalidCall:
+def not_rebuilt(exc: BaseException) -> InvalidCall:
+    """Say that a call cannot be unpickled on this side."""
     hint = "its traceback is the cause of this error"
     if isinstance(exc, ImportError):
         hint = "is the module on the machine, too?"

@@ -34,6 +34,7 @@ from bigmachine.rpc.lanes import DIRECT
 from bigmachine.rpc.losses import not_rebuilt, translate_loss
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.wire import (
+    BY_LOOP,
     CALL,
     ERROR,
     OVERSIZED,
@@ -79,6 +80,8 @@ class Direct:
         self._not_before = 0.0
         self._used = 0.0
         self._streaming: set[str] = set()
+        #: Methods that the peer's loop serves better than its thread.
+        self.by_loop: set[str] = set()
         #: Whether somebody waits for an outcome.
         self.is_waiting = False
         _directs.add(self)
@@ -129,7 +132,7 @@ class Direct:
         self.is_waiting = True
         try:
             link.watch()
-            sock.sendall(encoded)
+            sock.write(encoded)  # all of it, as the socket blocks; what `sendall` does around it costs a microsecond
             kind, flags, _, payload, buffers = self._receive(sock, ident)
         except (OSError, EOFError, WireError) as exc:
             self._end(sock)
@@ -143,6 +146,8 @@ class Direct:
             sock.close()  # dropped meanwhile
         self._used = later = perf_counter()
         link.statistics.of(method).count(later - now, kind == ERROR, len(payload), len(encoded))
+        if flags & BY_LOOP:
+            self.by_loop.add(method)
         if kind == ERROR:
             raise link.codec.load_error(payload, flags, shown(method))
         if flags & OVERSIZED:
@@ -159,7 +164,8 @@ class Direct:
         """Read until the outcome of a call is there. Its payload is valid until the next time."""
         decoder = self._decoder
         while True:
-            count = sock.recv_into(decoder.buffer())
+            buffer = decoder.buffer()
+            count: int = sock.read(len(buffer), buffer)  # type: ignore[assignment]  # into a buffer
             if not count:
                 raise EOFError
             for frame in decoder.received(count):

@@ -28,7 +28,7 @@ class DirectChannel(Channel):
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
         """Keep a stream until its reader is there, who is told of it here."""
         run.args, run.kwargs = (), {}
-        self._over(run, False, 0)
+        self.over(run, False, 0)
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None and self._owner.main is not None
         stream = Outgoing(self._owner, run.ident, source, kind, run.method.name, info=run, done=run.leave)
         if wanted:

@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import logging
 import pickle
+import threading
 import time
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from threading import get_ident
 from time import perf_counter
 from typing import Any
@@ -97,13 +99,16 @@ class Link(Connector):
         self._for_bulk: dict[int, Encoded] = {}  # for the bulk lane
         self._feeds: dict[int, list[Feed]] = {}  # streams among the arguments of calls that are not sent yet
         self._judged: set[Call[Any]] = set()  # sent over a connection that was lost; what that means is being found out
-        self.statistics = Statistics()
+        self.statistics = Statistics(threading.Lock())
         #: Connected, neither held nor closed nor doubted.
         self.is_ready = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
+        # Connections for threads that wait: one that a thread of the peer's serves, if it has one for us; and one for
+        # the methods that its loop serves better.
         dial = getattr(dialer, "dial_blocking", None)
-        self._direct = None if dial is None else Direct(self, dial)
+        self._direct = None if dial is None else Direct(self, partial(dial, is_marked=True))
+        self._direct_to_loop = None if dial is None else Direct(self, dial)
         self._pool: ThreadPool | None = None
         self._next_note = 0.0
         self._tamper: Tamper | None = None
@@ -191,11 +196,15 @@ class Link(Connector):
         Raises: what the method raises; MachineStopped, NetworkError, InvalidCall.
         """
         # With other calls under way the loop is awake, and gets through more of them than a thread each.
-        if self._direct is None or not self.is_ready or self._pending:
+        direct = self._direct
+        if direct is None or not self.is_ready or self._pending:
             return ELSEWHERE
         if get_deadline() is not None or get_current() is not None:
             return ELSEWHERE
-        return self._direct.call(method, args, kwargs)
+        if method in direct.by_loop:
+            direct = self._direct_to_loop
+            assert direct is not None
+        return direct.call(method, args, kwargs)
 
     # for that connection, on its caller's thread
 
@@ -465,8 +474,13 @@ class Link(Connector):
 
     def is_waiting(self) -> bool:
         """Tell whether calls or streams wait for something to come."""
-        is_direct = self._direct is not None and self._direct.is_waiting
+        is_direct = any(direct.is_waiting for direct in (self._direct, self._direct_to_loop) if direct is not None)
         return bool(is_direct or self._pending or self.incoming or self.outgoing)
+
+    def _drop_directs(self) -> None:
+        for direct in (self._direct, self._direct_to_loop):
+            if direct is not None:
+                direct.drop()
 
     def _has_unsent(self) -> bool:
         return bool(self._waiting)
@@ -497,8 +511,7 @@ class Link(Connector):
 
     def _when_down(self, cause: BigmachineError) -> None:
         self.is_ready = False
-        if self._direct is not None:
-            self._direct.drop()
+        self._drop_directs()
         self._waiting.update(self._for_bulk)  # nothing of them was sent
         self._for_bulk = {}
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
@@ -547,8 +560,7 @@ class Link(Connector):
         self._closed = error
         self.is_ready = False
         self._heartbeat.stop()
-        if self._direct is not None:
-            self._direct.drop()
+        self._drop_directs()
         for dialling in (self._dialling, self._dialling_bulk):
             if dialling is not None:
                 dialling.cancel()

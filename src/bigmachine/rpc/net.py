@@ -19,7 +19,7 @@ from bigmachine.frozen import frozen
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.losses import PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
-from bigmachine.trust import Peer, Refused, Role, check_peer, peer_of
+from bigmachine.trust import WAITING_ALPN, Peer, Refused, Role, check_peer, peer_of, waiting_context
 
 if TYPE_CHECKING:
     from bigmachine.rpc.http_connection import HttpConnection
@@ -32,6 +32,9 @@ HANDSHAKE_TIMEOUT = 10.0
 _WATCHED = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 20_000}
 #: Of what a peer that is refused had to say, so much is read.
 _UNREAD = 64 * 1024
+#: What a ClientHello has in its list of protocols for a connection that threads wait on; and how much is looked at.
+_MARK = bytes((len(WAITING_ALPN),)) + WAITING_ALPN.encode()
+_HELLO = 16 * 1024
 
 
 @frozen
@@ -79,8 +82,10 @@ class TlsDialer:
             raise NetworkError(f"{where} does not speak {ALPN}")
         return cast(Connection, connection)
 
-    def dial_blocking(self) -> ssl.SSLSocket:
+    def dial_blocking(self, *, is_marked: bool = False) -> ssl.SSLSocket:
         """Connect in the calling thread; the socket has the dialler's time-outs.
+
+        `is_marked`: with the hint that a thread of the peer's had better serve it.
 
         Raises: NetworkError, AuthenticationError.
         """
@@ -89,7 +94,8 @@ class TlsDialer:
             try:
                 sock = opened.enter_context(self._connected())
                 sock.settimeout(self.handshake_timeout)
-                secured = opened.enter_context(self.context.wrap_socket(sock, server_hostname=self.server_id))
+                context = waiting_context(self.context) if is_marked else self.context
+                secured = opened.enter_context(context.wrap_socket(sock, server_hostname=self.server_id))
             except Exception as exc:
                 raise as_network_error(exc, where) from exc
             check_peer(secured, self.session, self.roles, self.server_id)
@@ -227,6 +233,22 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
         sock.close()
 
 
+def serve_waiting(sock: socket.socket, context: ssl.SSLContext, server: Server) -> bool:
+    """Have a thread serve an accepted socket, if its client wants that and one can be spared; otherwise False.
+
+    The bytes of the socket, which does not block, are unread, also afterwards if it is False. Nothing is believed
+    because of the client's wish: handshake and greeting are the same.
+    """
+    try:
+        if _MARK not in sock.recv(_HELLO, socket.MSG_PEEK):
+            return False
+    except OSError:  # nothing is there yet, or nobody any more
+        return False
+    from bigmachine.rpc.attendant import attend  # most machines are called by threads that wait; agents are not
+
+    return attend(sock, context, server)
+
+
 def _tell_why(sock: socket.socket, alert: bytes) -> None:
     """Send the alert of a failed handshake, so that the peer need not guess (`aiofastnet` 1.2 keeps it to itself)."""
     with contextlib.suppress(OSError):
@@ -236,4 +258,4 @@ def _tell_why(sock: socket.socket, alert: bytes) -> None:
         sock.recv(_UNREAD)
 
 
-__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "PeerGone", "TlsDialer", "as_network_error", "serve_socket"]
+__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "PeerGone", "TlsDialer", "as_network_error", "serve_socket", "serve_waiting"]

@@ -45,11 +45,28 @@ class ThreadPool:
         self._seen = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        # Of the bound, so many may be had by threads that serve a connection, and not this pool's jobs.
+        self._to_lend = limit // 4
+        #: What each thread that has such a place is to do before its next call; a debugger begins to trace it so.
+        self.errand: Callable[[], object] | None = None
 
     @property
     def size(self) -> int:
         """How many threads there are."""
         return len(self._threads)
+
+    def lend(self) -> bool:
+        """Give a place to a thread of somebody else's, until `take_back`; False if it cannot be spared."""
+        if self._is_closed or not self._to_lend or len(self._threads) >= self._limit:
+            return False
+        self._to_lend -= 1
+        self._limit -= 1
+        return True
+
+    def take_back(self) -> None:
+        """Have a place back: the thread that had it ends."""
+        self._to_lend += 1
+        self._limit += 1
 
     def submit(self, job: Job) -> None:
         """Have a job run soon; on the reactor's thread."""

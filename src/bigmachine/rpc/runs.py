@@ -206,6 +206,12 @@ class FramedRun(Run):
 
     def run(self) -> None:
         """Run a plain method; in a thread."""
+        encoded = self.carry_out()
+        if encoded is not None:
+            self.channel.reactor.post(self.channel.reply, self, encoded)
+
+    def carry_out(self) -> Encoded | None:
+        """Run a plain method and return its outcome; None if that is no value: then the loop sees to it."""
         self.enter()
         channel = self.channel
         kind: str | None = None
@@ -221,14 +227,14 @@ class FramedRun(Run):
             if not is_coroutine and kind is None:
                 encoded = self._success(result)
         except BaseException as exc:  # noqa: BLE001 (the edge of the method: it goes to the caller)
-            channel.reactor.post(channel.reply, self, self._failure(exc))
-            return
+            return self._failure(exc)
         if kind is not None:
             channel.reactor.post(channel.stream, self, result, kind)
-        elif is_coroutine:
+            return None
+        if is_coroutine:
             channel.reactor.post(channel.begin, self, result)
-        else:
-            channel.reactor.post(channel.reply, self, encoded)
+            return None
+        return encoded
 
     # an async method, by a worker
 

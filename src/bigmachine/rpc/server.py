@@ -7,6 +7,7 @@ whole is here: the services, the threads, the outcomes that are kept for calls s
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -55,10 +56,12 @@ class Server:
         self.workers = Workers(self.reactor.loop)
         self.pool = ThreadPool(self.reactor, threads, "bigmachine-call")
         self.channels: set[Channel] = set()
-        #: Connections that do not speak frames.
+        #: Connections that do not speak frames, or have not begun to.
         self.others: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.ledger: Ledger[Waiting, Encoded] = Ledger()
-        self.statistics = Statistics()
+        self.statistics = Statistics(threading.Lock())
+        #: How many threads serve connections whose link is not known yet; anybody can cause one.
+        self.greeting = 0
         #: Called with each connection's peer when it begins to call.
         self.on_peer: Callable[[Peer], None] | None = None
 
@@ -67,6 +70,10 @@ class Server:
         if self.on_peer is not None:
             self.on_peer(peer)
         return Channel(self, peer)
+
+    def link_of(self, peer: Peer, token: bytes) -> Channel | None:
+        """Find the channel of the link that a further connection of `peer` belongs to, by the link's token."""
+        return next((c for c in self.channels if c.token == token and c.peer == peer), None)
 
     def method(self, peer: Peer, name: str) -> Method:
         """Find a method that this peer may call.

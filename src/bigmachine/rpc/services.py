@@ -115,6 +115,10 @@ class ServiceTable:
         """Return a service, or None."""
         return self._services.get(name)
 
+    def known(self, name: str) -> Method | None:
+        """Return the method that a wire name means if it has been found before; from any thread."""
+        return self._found.get(name)
+
     def find(self, name: str) -> Method:
         """Return the method that a wire name means.
 

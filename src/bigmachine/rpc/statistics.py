@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from bigmachine.frozen import frozen
 from bigmachine.rpc.names import shown
@@ -27,12 +28,13 @@ class MethodStats:
     The calling side counts a call that ended by its deadline, was given up or lost as one with an error.
 
     A call is noted as it is, in a list; the list is added up some hundred calls at a time, which costs a quarter of
-    adding them up one by one.
+    adding them up one by one. Noting is one operation, so any thread may count; `lock` is held while adding up.
     """
 
-    __slots__ = ("_recent", "buckets", "bytes_in", "bytes_out", "calls", "errors", "longest", "total")
+    __slots__ = ("_lock", "_recent", "buckets", "bytes_in", "bytes_out", "calls", "errors", "longest", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
+        self._lock = lock or nullcontext()
         self.calls = 0
         self.errors = 0
         self.total = 0.0
@@ -40,22 +42,28 @@ class MethodStats:
         self.bytes_in = 0
         self.bytes_out = 0
         self.buckets = [0] * BUCKETS
-        self._recent: list[tuple[float, int, int]] = []
+        self._recent: list[tuple[float, bool, int, int]] = []
 
     def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
         """Count one call that is over."""
-        if failed:
-            self.errors += 1
-        self._recent.append((seconds, bytes_in, bytes_out))
-        if len(self._recent) >= _FOLD:
+        recent = self._recent
+        recent.append((seconds, failed, bytes_in, bytes_out))
+        if len(recent) >= _FOLD:
             self.fold()
 
     def fold(self) -> None:
         """Add up what was noted."""
-        recent, self._recent = self._recent, []
+        with self._lock:
+            self._fold()
+
+    def _fold(self) -> None:
+        # Always the same list, and what others note meanwhile stays in it.
+        recent = self._recent[:]
         if not recent:
             return
-        times, bytes_in, bytes_out = zip(*recent, strict=True)
+        del self._recent[: len(recent)]
+        times, failed, bytes_in, bytes_out = zip(*recent, strict=True)
+        self.errors += sum(failed)
         self.calls += len(times)
         self.total += sum(times)
         self.longest = max(self.longest, *times)
@@ -143,9 +151,11 @@ class _Traced(MethodStats):
 class Statistics:
     """The methods of one side, by name."""
 
-    __slots__ = ("_tap", "methods")
+    __slots__ = ("_lock", "_tap", "methods")
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
+        """`lock`: where several threads count, for all methods together."""
+        self._lock = lock
         self.methods: dict[str, MethodStats] = {}
         self._tap: Tap | None = None
 
@@ -169,7 +179,9 @@ class Statistics:
         found = self.methods.get(method)
         if found is None:
             tap = self._tap
-            made = MethodStats() if tap is None else _Traced(MethodStats(), method, tap)
+            made = MethodStats(self._lock)
+            if tap is not None:
+                made = _Traced(made, method, tap)
             found = self.methods.setdefault(method, made)
         return found
 

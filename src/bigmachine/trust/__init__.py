@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigmachine.trust.authority import Authority
     from bigmachine.trust.contexts import (
+        WAITING_ALPN,
         Refused,
         blank_server_context,
         check_peer,
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
         peer_of,
         server_context,
         stage0_context,
+        waiting_context,
         warm_up,
     )
     from bigmachine.trust.credentials import Credentials, write_credentials
     from bigmachine.trust.identity import Identity, Peer, Role
 
 _HOME = {
+    "WAITING_ALPN": "contexts",
     "Authority": "authority",
     "Credentials": "credentials",
     "Identity": "identity",
@@ -38,6 +41,7 @@ _HOME = {
     "peer_of": "contexts",
     "server_context": "contexts",
     "stage0_context": "contexts",
+    "waiting_context": "contexts",
     "warm_up": "contexts",
     "write_credentials": "credentials",
 }
@@ -54,6 +58,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "WAITING_ALPN",
     "Authority",
     "Credentials",
     "Identity",
@@ -66,6 +71,7 @@ __all__ = [
     "peer_of",
     "server_context",
     "stage0_context",
+    "waiting_context",
     "warm_up",
     "write_credentials",
 ]

@@ -30,6 +30,9 @@ ALPN = "bigmachine/1"
 #: What stage 0 speaks (`agent.stage0`).
 STAGE0_ALPN = "bigmachine-stage0/1"
 SERVER_ALPN = (ALPN, "h2", "http/1.1")
+#: Offered beside `ALPN` for a connection that one thread waits on at a time. No server chooses it: it is a hint, which
+#: can be seen before the handshake, that the connection had better be served by a thread as well.
+WAITING_ALPN = "bigmachine-waiting/1"
 
 
 class Secured(Protocol):
@@ -44,6 +47,10 @@ class _NamingContext(ssl.SSLContext):
 
     Only `wrap_bio`, by which event loops make connections, has this gap; `wrap_socket` raises by itself.
     """
+
+    #: Whose it is; and its fellow for `waiting_context`, once there is one.
+    identity: Identity | None = None
+    waiting: ssl.SSLContext | None = None
 
     def wrap_bio(
         self,
@@ -112,7 +119,25 @@ def client_context(identity: Identity) -> ssl.SSLContext:
     _equip(context, identity)
     context.check_hostname = True
     context.set_alpn_protocols([ALPN])
+    context.identity = identity
     return context
+
+
+def waiting_context(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return the context by which the identity of `context` dials for threads that wait; made once for each.
+
+    `context` itself, if it is not from `client_context`.
+
+    Raises:
+        AuthenticationError: if the identity's PEM cannot be used.
+    """
+    if not isinstance(context, _NamingContext) or context.identity is None:
+        return context
+    if context.waiting is None:
+        made = client_context(context.identity)
+        made.set_alpn_protocols([ALPN, WAITING_ALPN])
+        context.waiting = made
+    return context.waiting
 
 
 def stage0_context(identity: Identity) -> ssl.SSLContext:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,24 +68,32 @@ def service() -> Service:
     return Service()
 
 
-@pytest.fixture
-def ends(service: Service) -> Iterator[Ends]:
-    with tls({"S": service}) as ends:
+@pytest.fixture(params=["thread", "loop"])
+def ends(service: Service, request: pytest.FixtureRequest) -> Iterator[Ends]:
+    """Both ends, the machine's with a thread for the connection or with too few threads for that."""
+    with tls({"S": service}, threads=256 if request.param == "thread" else 3) as ends:
         connect(ends)
         yield ends
 
 
 def connect(ends: Ends) -> Direct:
-    """Have the link make its connection for threads that wait."""
-    direct = ends.link._direct
-    assert direct is not None
+    """Have the link make its connections for threads that wait; return the one for plain methods."""
     ends.call("S.echo", 1)
-    direct._calls = module._WORTH_IT
-    direct._not_before = 0.0
     until(lambda: ends.link.is_ready)
-    assert ends.link.call_directly("S.echo", (1,), {}) is ELSEWHERE
-    until(lambda: direct._socket is not None)
-    return direct
+    plain, other = ends.link._direct, ends.link._direct_to_loop
+    assert plain is not None
+    assert other is not None
+    for direct in (other, plain):
+        direct.drop()
+        direct._calls = module._WORTH_IT
+        direct._not_before = 0.0
+        assert direct.call("S.echo", (1,), {}) is ELSEWHERE
+        until(partial(_is_connected, direct))
+    return plain
+
+
+def _is_connected(direct: Direct) -> bool:
+    return direct._socket is not None
 
 
 def call(ends: Ends, method: str, *args: Any) -> Any:

@@ -29,6 +29,7 @@ from bigmachine.trust import (
     client_context,
     peer_of,
     server_context,
+    waiting_context,
 )
 from bigmachine.trust import contexts as contexts_module
 from tests.unit.trust.handshakes import Outcome, converse
@@ -169,6 +170,20 @@ def test_nobody_calls_without_saying_whom() -> None:
     for nobody in (None, ""):
         with pytest.raises(ValueError, match="server_hostname"):
             context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=nobody)
+
+
+def test_the_context_for_threads_that_wait_is_the_same_but_for_a_protocol_that_nobody_chooses() -> None:
+    context = client_context(DRIVER)
+    waiting = waiting_context(context)
+    assert waiting is waiting_context(context)
+    assert waiting is not context
+    outcome = converse(server_context(MACHINE), waiting, MACHINE.id)
+    assert (outcome.server, outcome.client) == (DRIVER.peer, MACHINE.peer)
+    assert (waiting.verify_mode, waiting.check_hostname) == (ssl.CERT_REQUIRED, True)
+    server, client = _connected(waiting)
+    assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == "bigmachine/1"
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert waiting_context(other) is other
 
 
 # --- how the contexts are set

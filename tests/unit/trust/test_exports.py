@@ -11,6 +11,7 @@ import bigmachine.trust
 
 def test_the_public_names_are_these() -> None:
     assert bigmachine.trust.__all__ == [
+        "WAITING_ALPN",
         "Authority",
         "Credentials",
         "Identity",
@@ -23,6 +24,7 @@ def test_the_public_names_are_these() -> None:
         "peer_of",
         "server_context",
         "stage0_context",
+        "waiting_context",
         "warm_up",
         "write_credentials",
     ]
