@@ -38,7 +38,7 @@ from bigmachine.session.dumps import Dumps, warn
 from bigmachine.session.links import Links
 from bigmachine.session.reading import reading
 from bigmachine.session.seeing.sight import Sight
-from bigmachine.session.timeline import DOWN, UP, Span, Timeline
+from bigmachine.session.timeline import DOWN, REST, UP, Span, Timeline
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Credentials, Identity, Role, write_credentials
 
@@ -300,7 +300,9 @@ class Session(Sight):
                 raise NetworkError(f"the agent at {agent} did not take an identity within {_ADOPTION:.0f} s") from exc
 
         return Ticket(
-            self._id, self.name, authority.issue, self._reactor, self._guest, adopt, digest, *reading(self._hosts)
+            *(self._id, self.name, authority.issue, self._reactor, self._guest, adopt, digest),
+            *reading(self._hosts),
+            tell=partial(self._reactor.post, self._display.starting),
         )
 
     def _cargo(self, system: System, order: Order, image: Image | None) -> Cargo | None:
@@ -326,7 +328,8 @@ class Session(Sight):
         )
         settle = None
         if place.runtime is not None and cargo is not None:
-            settle = cargo.settling(host.link, place, partial(self._sent, machine.name))
+            tells = partial(self._sent, machine.name), partial(self._rest, machine)
+            settle = cargo.settling(host.link, place, *tells)
         owner = Owner(
             machine, host, program, spec, order.services, system.keepalive, self, settle, self._fate(system, place)
         )
@@ -334,6 +337,8 @@ class Session(Sight):
         machine.watch(self._follow)
         for step, began in place.steps:
             self._timeline.enter(machine.name, step, began)
+        if place.steps:
+            self._timeline.sent(machine.name, place.sent)
         self._places[machine] = place  # first, or a shutdown in between would not release it
         self._owned[address.machine_id] = machine
         return owner
@@ -434,6 +439,12 @@ class Session(Sight):
         """So many bytes of the program have been sent for a starting machine."""
         self._timeline.sent(name, size)
         self._display.starting(name, f"{Phase.SHIPPING.value} {size / 1e6:.1f} MB")
+
+    def _rest(self, machine: Machine, size: int, is_over: bool) -> None:
+        """So many bytes of what the program does not need at once have been sent since the machine began."""
+        goes_on = self._timeline.rest(machine.name, size, time.time(), is_over=is_over)
+        if machine.state is State.RUNNING:  # until then it is told what it does
+            self._display.starting(machine.name, f"{REST} {size / 1e6:.1f} MB" if goes_on else "")
 
     def _follow(self, machine: Machine) -> None:
         if machine.owned and machine.state in (State.RUNNING, State.STOPPED):

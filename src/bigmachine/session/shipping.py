@@ -45,6 +45,8 @@ _READY: Final = 60.0
 
 #: Told how far a delivery is: the bytes sent so far, and whether that is all.
 Note = Callable[[int, bool], None]
+#: Told how many bytes of the rest have been sent for a machine that has begun, and whether that is over.
+Rest = Callable[[int, bool], None]
 
 
 @frozen
@@ -179,16 +181,22 @@ class Cargo:
             link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
         return await asyncio.shield(delivery.usable)
 
-    def settling(self, link: Link, place: Launched, tell: Callable[[int], None]) -> Settle:
-        """Give the way in which one machine's program is brought to its host; `tell` is told the bytes sent so far."""
+    def settling(self, link: Link, place: Launched, tell: Callable[[int], None], tell_rest: Rest) -> Settle:
+        """Give the way in which one machine's program is brought to its host.
+
+        `tell` is told the bytes sent so far; `tell_rest` those of what comes after the machine has begun.
+        """
         runtime = place.runtime
         assert runtime is not None
 
         async def settle(spec: LaunchSpec, reach: Callable[[Phase], None]) -> LaunchSpec:
-            is_settled = False
+            before, so_far, is_settled = 0, 0, False
 
             def on_note(sent: int, is_all: bool) -> None:
-                if is_settled:  # what comes now is no part of the start
+                nonlocal so_far
+                so_far = sent
+                if is_settled:
+                    tell_rest(sent - before, False)
                     return
                 tell(sent)
                 if is_all:
@@ -198,8 +206,13 @@ class Cargo:
                 link.reactor.post(on_note, sent, is_all)
 
             reach(Phase.SHIPPING)
+            is_first = place.agent_id not in self._deliveries
             delivered = await self.deliver(link, place, note)
-            is_settled = True
+            before, is_settled = so_far, True
+            whole = self._deliveries[place.agent_id].whole
+            if is_first and not whole.done():
+                tell_rest(0, False)
+                whole.add_done_callback(lambda _: tell_rest(so_far - before, True))
             trusted = {"SSL_CERT_FILE": runtime.ca_file} if runtime.ca_file else {}
             return delivered.settle(spec, {**trusted, **self.environ})
 
@@ -235,6 +248,8 @@ class _Delivery:
         self._waiting: asyncio.Task[None] | None = None
         #: When programs can start there.
         self.usable: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        #: When nothing of it is on its way any more, whatever came of it.
+        self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Bring it, whatever it takes; what comes of it `usable` tells."""
@@ -257,6 +272,7 @@ class _Delivery:
         finally:
             if self._waiting is not None:
                 self._waiting.cancel()
+            self.whole.set_result(None)
 
     async def _give_up(self, error: BigmachineError) -> None:
         """Have the machines ended that started with what had come."""

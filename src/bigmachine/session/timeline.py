@@ -11,6 +11,8 @@ from bigmachine.frozen import frozen
 #: The last phase of a start; its span has no length.
 UP = "running"
 DOWN = "stopped"
+#: What goes on beside the phases: a part of the program is still on its way when the machine starts or runs already.
+REST = "shipping the rest"
 
 
 @frozen
@@ -18,7 +20,7 @@ class Span:
     """One phase of one machine's start.
 
     `began` and `ended` are seconds since the epoch; `ended` is None while it lasts. `sent` is the bytes that were sent
-    to its host in this phase.
+    to its host in this phase. Phases follow each other, but for `REST`, which goes on beside them.
     """
 
     machine: str
@@ -40,16 +42,18 @@ class Timeline:
         self._most = most
         self._spans: dict[tuple[str, str], Span] = {}
         self._open: dict[str, tuple[str, str]] = {}
+        self._beside: dict[str, tuple[str, str]] = {}
         self._entered: Counter[str] = Counter()
 
     def enter(self, machine: str, phase: str, now: float) -> None:
         """Note that a machine is in a phase from now on."""
         key = (machine, phase)
-        self._close(machine, now)
+        self._close(self._open, machine, now)
+        if phase == DOWN:
+            self._close(self._beside, machine, now)
         if key in self._spans:
             return
-        while len(self._spans) >= self._most:
-            self._spans.pop(next(iter(self._spans)))
+        self._make_room()
         # News of a phase may come after the news that it is over.
         is_last = phase in (UP, DOWN) or (machine, UP) in self._spans
         self._spans[key] = Span(machine, phase, now, now if is_last else None)
@@ -57,8 +61,12 @@ class Timeline:
         if not is_last:
             self._open[machine] = key
 
-    def _close(self, machine: str, now: float) -> None:
-        key = self._open.pop(machine, None)
+    def _make_room(self) -> None:
+        while len(self._spans) >= self._most:
+            self._spans.pop(next(iter(self._spans)))
+
+    def _close(self, spans: dict[str, tuple[str, str]], machine: str, now: float) -> None:
+        key = spans.pop(machine, None)
         if key is not None and key in self._spans:
             self._spans[key] = replace(self._spans[key], ended=now)
 
@@ -67,6 +75,20 @@ class Timeline:
         key = self._open.get(machine)
         if key is not None and key in self._spans:
             self._spans[key] = replace(self._spans[key], sent=size)
+
+    def rest(self, machine: str, size: int, now: float, *, is_over: bool) -> bool:
+        """Note how many bytes of the program's rest have been sent to a machine's host; False: that is over."""
+        key = (machine, REST)
+        if key not in self._spans and (machine, DOWN) not in self._spans:
+            self._make_room()
+            self._spans[key] = Span(machine, REST, now)
+            self._beside[machine] = key
+        if self._beside.get(machine) != key or key not in self._spans:
+            return False
+        self._spans[key] = replace(self._spans[key], sent=size)
+        if is_over:
+            self._close(self._beside, machine, now)
+        return not is_over
 
     def entered(self) -> dict[str, int]:
         """Tell how many machines have come to each phase so far."""
@@ -91,4 +113,4 @@ def as_text(spans: Iterable[Span]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["DOWN", "UP", "Span", "Timeline", "as_text"]
+__all__ = ["DOWN", "REST", "UP", "Span", "Timeline", "as_text"]

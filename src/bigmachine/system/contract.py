@@ -84,7 +84,8 @@ class Launched:
     `host` and `port` are where the agent listens; `path` is a Unix socket by which the driver reaches that port, where
     it cannot do so directly. A System whose machines are not behind a socket gives `dialer` instead. `runtime` is given
     by hosts that have not the driver's files: the program is brought there. None: everything is where it is here.
-    `steps`: how the place came to be, as names and the seconds since the epoch at which each began, for the timeline.
+    `steps`: how the place came to be, as names and the seconds since the epoch at which each began, for the timeline;
+    `sent`: the bytes that went there in the last of them.
     """
 
     agent_id: str
@@ -95,6 +96,7 @@ class Launched:
     path: str = ""
     runtime: Runtime | None = None
     steps: tuple[tuple[str, float], ...] = ()
+    sent: int = 0
     dialer: MakeDialer | None = field(default=None, repr=False)
 
 
@@ -110,6 +112,7 @@ class Ticket:
     `digest` names the program that is brought to bare hosts, where it is known before they are there.
     `read(agent_id, path)` opens a file of an agent's host, `follow(agent_id, unit)` streams what the journal there has
     of a unit of systemd: for Systems that have no better way to `System.read` and `System.tail`.
+    `tell(host, stage)` shows on a terminal how far a host is that has no machine yet, until `stage` is empty.
     """
 
     session: str
@@ -121,6 +124,7 @@ class Ticket:
     digest: str = ""
     read: Callable[[str, str], BinaryIO] = field(repr=False, default=lambda agent_id, _: _unknown(agent_id))
     follow: Callable[[str, str], Iterator[bytes]] = field(repr=False, default=lambda agent_id, _: _unknown(agent_id))
+    tell: Callable[[str, str], None] = field(repr=False, default=lambda _host, _stage: None)
 
 
 def _unknown(agent_id: str) -> NoReturn:

@@ -117,7 +117,7 @@ def test_what_has_arrived_before_a_host_died_need_not_travel_again(lab: Lab, bul
     lab.netlab("heal", "3")
     lab.sshlab("start", "3")
     outcome = lab.run(bulky, "1", "spans", hosts="lab@{3}")
-    sent = sum(int(line.split()[-1]) for line in outcome.out.splitlines() if " shipping " in line)
+    sent = sum(int(line.split()[-1]) for line in outcome.out.splitlines() if " shipping" in line)
     assert sent < BULK, f"{sent} bytes were sent again"
 
 

@@ -7,12 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.ssh.lab import Lab
+from tests.labs.ssh.lab import Lab, Outcome
 
 #: What is loaded first comes first where all of it is more than 100 MB.
 LARGE, PARTS = 120 << 20, 24
 #: So it takes some seconds.
 RATE = "200mbit"
+
+
+def spans(outcome: Outcome) -> dict[tuple[str, str], int]:
+    """Return how many bytes were sent, by machine and phase; all phases are over."""
+    found = {}
+    for line in outcome.out.splitlines():
+        if line.startswith("SPAN "):
+            _, machine, phase, seconds, sent = line.split()
+            assert seconds != "None", line
+            found[machine, phase] = int(sent)
+    return found
 
 
 @pytest.fixture
@@ -34,8 +45,24 @@ def test_a_program_runs_before_all_of_it_is_there_and_waits_for_what_it_opens(la
     outcome = lab.run(program, "1", hosts="lab@{1}", timeout=60)
     assert "THERE False" in outcome.out, outcome.out + outcome.err
     assert "SAME True" in outcome.out, outcome.out + outcome.err
+    sent = spans(outcome)
+    before, rest = sent["m1", "shipping"], sent["m1", "shipping_the_rest"]
+    assert rest > 0, outcome.out
+    assert LARGE < before + rest < 1.2 * LARGE, outcome.out
     again = lab.run(program, "1", hosts="lab@{1}", timeout=60)
     assert "THERE True" in again.out, again.out + again.err
+    assert ("m1", "shipping_the_rest") not in spans(again)
+
+
+def test_several_hosts_pass_on_what_is_not_needed_at_once(lab: Lab, program: Path) -> None:
+    for host in (1, 2, 3):  # those that lack the same pass it on to each other
+        lab.on(host, "chmod -R u+w ~/.cache/bigmachine; rm -rf ~/.cache/bigmachine", user="lab")
+        lab.netlab("rate", str(host), RATE)
+    outcome = lab.run(program, "3", hosts="lab@{1},lab@{2},lab@{3}", timeout=90)
+    there = next(line for line in outcome.out.splitlines() if line.startswith("THERE"))
+    assert "False" in there, outcome.out + outcome.err
+    assert "SAME True True True" in outcome.out, outcome.out + outcome.err
+    assert sum(spans(outcome).values()) < 1.5 * LARGE, outcome.out  # they get it from each other
 
 
 def test_a_program_that_waits_for_what_does_not_come_is_ended(lab: Lab, program: Path) -> None:

@@ -1,6 +1,6 @@
 """Phases of machines as spans."""
 
-from bigmachine.session.timeline import DOWN, UP, Timeline, as_text
+from bigmachine.session.timeline import DOWN, REST, UP, Timeline, as_text
 
 
 def test_a_phase_ends_where_the_next_begins() -> None:
@@ -52,3 +52,38 @@ def test_phases_are_counted_also_when_their_spans_are_forgotten() -> None:
         timeline.enter(f"m{number}", "launching", 1.5)
         timeline.enter(f"m{number}", UP, 2.0)
     assert timeline.entered() == {"launching": 10, "running": 10}
+
+
+def test_what_streams_in_after_the_start_has_a_span_beside_the_phases() -> None:
+    timeline = Timeline()
+    timeline.enter("m1", "shipping", 1.0)
+    timeline.sent("m1", 100)
+    assert timeline.rest("m1", 0, 2.0, is_over=False)
+    timeline.enter("m1", "executing", 2.5)
+    assert timeline.rest("m1", 7000, 3.0, is_over=False)
+    timeline.enter("m1", UP, 4.0)
+    assert timeline.rest("m1", 8000, 5.0, is_over=False)
+    assert not timeline.rest("m1", 9000, 6.0, is_over=True)
+    assert not timeline.rest("m1", 1, 7.0, is_over=False)  # it came late
+    spans = {span.phase: (span.began, span.ended, span.sent) for span in timeline.spans()}
+    assert spans == {
+        "shipping": (1.0, 2.5, 100),
+        REST: (2.0, 6.0, 9000),
+        "executing": (2.5, 4.0, 0),
+        UP: (4.0, 4.0, 0),
+    }
+
+
+def test_the_rest_ends_with_the_machine() -> None:
+    timeline = Timeline()
+    timeline.rest("m1", 5, 1.0, is_over=False)
+    timeline.enter("m1", DOWN, 2.0)
+    assert not timeline.rest("m1", 9, 3.0, is_over=False)
+    assert [(span.phase, span.ended, span.sent) for span in timeline.spans()] == [(REST, 2.0, 5), (DOWN, 2.0, 0)]
+
+
+def test_what_comes_for_a_machine_that_has_ended_opens_nothing() -> None:
+    timeline = Timeline()
+    timeline.enter("m1", DOWN, 2.0)
+    assert not timeline.rest("m1", 9, 3.0, is_over=False)
+    assert [span.phase for span in timeline.spans()] == [DOWN]

@@ -28,6 +28,8 @@ from bigmachine.systems.ssh.login import CONNECT_TIMEOUT, log_in
 from bigmachine.trust import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import asyncssh
 
     from bigmachine.system import Keepalive, Ticket
@@ -82,6 +84,8 @@ class Place:
         self.way: Way | None = None
         self.raised: Raised | None = None
         self.steps: list[tuple[str, float]] = []
+        self.sent = 0
+        self._tell: Callable[[str, str], None] = lambda _host, _stage: None
         self._path = os.path.join(directory, agent_id)
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
@@ -105,6 +109,7 @@ class Place:
             ProvisionError, NetworkError: anything else; the text names host, stage and remedy.
         """
         stage = "logging in"
+        self._tell = ticket.tell
         try:
             self._reach(stage)
             identity = await asyncio.to_thread(ticket.issue, Role.BOOTSTRAP, self.agent_id)
@@ -121,15 +126,24 @@ class Place:
             if isinstance(error, BigmachineError) or not isinstance(error, Exception):
                 raise
             raise translate(error, self.host, stage) from error
+        finally:
+            self._tell(str(self.host), "")
 
     def _reach(self, stage: str) -> str:
         self.steps.append((stage, time.time()))
+        self._tell(str(self.host), stage)
         return stage
 
     def _raise(self, driver: Identity, identity: Identity, keepalive: Keepalive) -> Raised:
         clocks = Clocks(lease=keepalive.lease, hang=keepalive.hang, first_contact=keepalive.first_contact)
         with BareHost(self._dial, driver, self.agent_id, host=f"ssh host {self.host}") as host:
-            return bring_up(host, identity, clocks, tethered=True)
+            raised = bring_up(host, identity, clocks, tethered=True, note=self._note)
+            self.sent += raised.sent
+            return raised
+
+    def _note(self, stage: str, sent: int) -> None:
+        if sent:
+            self._tell(str(self.host), f"{stage} its agent {sent / 1e6:.1f} MB")
 
     def _dial(self) -> socket.socket:
         """Connect to the agent's port; the end of this place is the end of that connection, whoever waits for it."""
@@ -178,6 +192,8 @@ class Place:
             process.stdin.write(piece)
             async with asyncio.timeout(_PIECE):
                 await process.stdin.drain()
+            self.sent += len(piece)
+            self._tell(str(self.host), f"sending Python {self.sent / 1e6:.1f} MB")
 
     async def _line(self, process: asyncssh.SSHClientProcess[bytes], seconds: float) -> bytes:
         try:

@@ -192,6 +192,7 @@ class SSHSystem(System):
             max(1, raised.facts.cpus // self._room(place.host)),
             path=way.path,
             steps=tuple(place.steps) if is_fresh else (),
+            sent=place.sent if is_fresh else 0,
             runtime=Runtime(raised.python, raised.platform, raised.ca_file),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from pathlib import Path
 
 import bigmachine
@@ -39,17 +40,27 @@ def begin() -> bigmachine.Session:
     return bigmachine.start(SSHSystem(flags["hosts"], flags["ssh-config"], keepalive=clocks))
 
 
+def wait_for_the_rest(session: bigmachine.Session) -> None:
+    """Wait until no phase goes on any more."""
+    end = time.monotonic() + 10
+    while any(span.ended is None for span in session.timeline()) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def main() -> None:
     with begin() as session:
-        (machine,) = session.start(1, services=[Late()])
+        machines = session.start(int(sys.argv[1]), services=[Late()])
         try:
-            machine.wait(State.RUNNING, timeout=60)
-            print(*[f"{span.phase} {span.seconds} {span.sent}" for span in session.timeline()], sep="\n")
-            print("THERE", machine.call(Late.is_there), flush=True)
+            for machine in machines:
+                machine.wait(State.RUNNING, timeout=60)
+            print("THERE", *[machine.call(Late.is_there) for machine in machines], flush=True)
             if "wait" in sys.argv:
                 sys.stdin.readline()
-            same = machine.call(Late.digest) == hashlib.sha256(last().read_bytes()).hexdigest()
-            print("SAME", same, flush=True)
+            digest = hashlib.sha256(last().read_bytes()).hexdigest()
+            print("SAME", *[machine.call(Late.digest) == digest for machine in machines], flush=True)
+            wait_for_the_rest(session)
+            for span in session.timeline():
+                print("SPAN", span.machine, span.phase.replace(" ", "_"), span.seconds, span.sent, flush=True)
         except BigmachineError as error:
             print("DIED", type(error).__name__, error, flush=True)
 
