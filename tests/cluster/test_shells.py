@@ -165,7 +165,12 @@ def test_what_cannot_be_copied_is_told_and_leaves_nothing(scene: Scene, tmp_path
     assert "/nowhere/x on m1 cannot be read: No such file" in scene.run("cp", "m1:/nowhere/x", ".", status=1)[1]
     assert "cannot be written: No such file" in scene.run("cp", str(source), "m1:/nowhere/x", status=1)[1]
     assert "/dev/null on m1 is no file" in scene.run("cp", "m1:/dev/null", str(tmp_path), status=1)[1]
-    assert "No such file" in scene.run("cp", str(tmp_path / "none"), "m1:/tmp/x", status=1)[1]
+    none, nowhere = tmp_path / "none", tmp_path / "nowhere" / "x"
+    told = f"bigmachine: {none} cannot be read: No such file or directory\n"
+    assert scene.run("cp", str(none), "m1:/tmp/x", status=1)[1] == told
+    told = f"bigmachine: {nowhere} could not be written: No such file or directory\n"
+    assert scene.run("cp", f"m1:{source}", str(nowhere), status=1)[1] == told
+    assert "is a folder" in scene.run("cp", str(tmp_path), "m1:/tmp/x", status=1)[1]
     assert "no machine 'm7'" in scene.run("cp", str(source), "m7:/tmp/x", status=3)[1]
     scene.run("cp", str(source), str(tmp_path / "other"), status=2)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

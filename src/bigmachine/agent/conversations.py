@@ -83,6 +83,8 @@ class Conversations:
         Raises:
             InvalidCall: if none waits.
         """
+        if not self._waiting and self._held:
+            raise InvalidCall(f"somebody debugs machine {machine} already, and nothing else waits there")
         if not self._waiting:
             raise InvalidCall(
                 f"machine {machine} waits in no breakpoint(): it tells when it does; `bigmachine attach {machine}` "

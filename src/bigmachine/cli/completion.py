@@ -29,21 +29,28 @@ _bigmachine() {
     found=(${(f)"$(bigmachine completion words "${(@)words[2,CURRENT-1]}" 2>/dev/null)"})
     compadd -a found || _files
 }
-compdef _bigmachine bigmachine
+if [[ ${funcstack[1]} == _bigmachine ]]; then
+    _bigmachine "$@"  # a file of $fpath, loaded at the first Tab
+else
+    compdef _bigmachine bigmachine
+fi
 """,
     "fish": """\
 complete -c bigmachine -a '(bigmachine completion words (commandline -opc)[2..-1] 2>/dev/null)'
 """,
 }
 #: Commands whose arguments are machines of a running session, and those with MACHINE:FILE.
-_OF_MACHINES = frozenset(("attach", "debug", "kill", "logs", "pdb", "shell", "status", "vars"))
+_OF_MACHINES = frozenset(("attach", "debug", "kill", "logs", "pdb", "shell", "status", "timeline"))
 _OF_FILES = frozenset(("cp",))
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:
     """Say which arguments it takes."""
-    parser.add_argument("shell", choices=[*_SCRIPTS, "words"], help="the shell to complete in")
-    parser.add_argument("before", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    shells = f"{{{','.join(_SCRIPTS)}}}"
+    parser.add_argument("shell", choices=[*_SCRIPTS, "words"], metavar=shells, help="the shell to complete in")
+    # What is on the line, for `words`, which the scripts call.
+    before = parser.add_argument("before", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    before.required = False  # argparse says so of a remainder, which may be empty
 
 
 def run_completion(args: argparse.Namespace) -> int:
@@ -67,9 +74,13 @@ def words(before: Sequence[str]) -> list[str]:
     last = before[-1]
     if last in ("-s", "--session"):
         return _sessions()
-    options = _options(parser_for([command]), command)
     if last in ("-m", "--machine"):
         return _machines()
+    actions = _actions(parser_for([command]), command)
+    values = next((each for each in actions if last in each.option_strings and each.nargs != 0), None)
+    if values is not None:  # this option's value comes next: one of these, or what only a person knows
+        return [str(choice) for choice in values.choices or ()]
+    options = _words(actions)
     if command in _OF_MACHINES:
         return [*_machines(), *options]
     if command in _OF_FILES:
@@ -77,13 +88,20 @@ def words(before: Sequence[str]) -> list[str]:
     return options
 
 
-def _options(parser: argparse.ArgumentParser, command: str) -> list[str]:
+def _actions(parser: argparse.ArgumentParser, command: str) -> list[argparse.Action]:
+    return [
+        each
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for each in action.choices[command]._actions
+    ]
+
+
+def _words(actions: Sequence[argparse.Action]) -> list[str]:
     found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices[command]._actions:
-                found += [option for option in each.option_strings if option.startswith("--")]
-                found += [str(choice) for choice in each.choices or () if not each.option_strings]
+    for each in actions:
+        found += [option for option in each.option_strings if option.startswith("--")]
+        found += [str(choice) for choice in each.choices or () if not each.option_strings and choice != "words"]
     return found
 
 

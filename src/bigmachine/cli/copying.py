@@ -60,7 +60,7 @@ def _place(text: str) -> tuple[str | None, str]:
 
 
 def _put(entry: Entry, path: str, machine: str, there: str, progress: _Progress) -> dict[str, Any]:
-    with open(path, "rb", opener=_without_waiting) as file:
+    with _opened(path) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise Failure(f"{path} is no file: only files are copied")
@@ -90,17 +90,25 @@ def _get(entry: Entry, machine: str, path: str, here: str, progress: _Progress) 
         target = os.path.join(target, os.path.basename(path))
     with open_conversation(entry, "get", machine=machine, path=path) as conversation:
         progress.total = conversation.told["size"]
-        handle, part = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(target)), prefix=".bigmachine-cp.")
         try:
-            with open(handle, "wb", buffering=0) as file:
-                size = _receive(conversation, file, progress)
-                os.fchmod(file.fileno(), conversation.told["mode"] & 0o777)
-            os.replace(part, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+            size = _save(conversation, target, progress)
+        except OSError as error:
+            raise Failure(f"{target} could not be written: {error.strerror}") from error
     return {"path": target, "size": size}
+
+
+def _save(conversation: Conversation, target: str, progress: _Progress) -> int:
+    handle, part = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(target)), prefix=".bigmachine-cp.")
+    try:
+        with open(handle, "wb", buffering=0) as file:
+            size = _receive(conversation, file, progress)
+            os.fchmod(file.fileno(), conversation.told["mode"] & 0o777)
+        os.replace(part, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    return size
 
 
 def _receive(conversation: Conversation, file: BinaryIO, progress: _Progress) -> int:
@@ -118,6 +126,15 @@ def _receive(conversation: Conversation, file: BinaryIO, progress: _Progress) ->
         while view:
             view = view[file.write(view) :]
         progress.add(length)
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb", opener=_without_waiting)
+    except IsADirectoryError as error:
+        raise Failure(f"{path} is a folder: only files are copied") from error
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bigmachine.agent.conversations import DONE, FAILED, HERE
 from bigmachine.cli.choosing import chosen
 from bigmachine.cli.client import OK, Failure, open_conversation
+from bigmachine.cli.numbers import whole
 from bigmachine.cli.printing import plain, say, say_json, warn
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ _LOOK: Final = (
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Say which arguments it takes."""
     parser.add_argument("machine", metavar="MACHINE", help="by name or address")
-    parser.add_argument("--port", type=int, default=0, help="of this computer, for the editor; otherwise a free one")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=0, help="of this computer, for the editor; otherwise a free one"
+    )
 
 
 def run_debug(args: argparse.Namespace) -> int:
     """Serve an editor until Ctrl-C."""
     entry = chosen(args.session)
     there = _directory(entry, args.machine)
-    with socket.create_server(("127.0.0.1", args.port), backlog=1) as listener:
+    with _listening(args.port) as listener:
         launch = _launch(args.machine, listener.getsockname()[1], entry.record.directory, there)
         if args.json:
             say_json(launch)
@@ -61,6 +64,15 @@ def run_debug(args: argparse.Namespace) -> int:
                 continue
             threading.Thread(target=_serve, args=(entry, args.machine, editor), daemon=True).start()
     return OK
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=1)
+    except OSError as error:
+        raise Failure(
+            f"port {port} of 127.0.0.1 is not to be had ({error.strerror}): without --port a free one is taken"
+        ) from error
 
 
 def _directory(entry: Entry, machine: str) -> str:

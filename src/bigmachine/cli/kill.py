@@ -18,7 +18,7 @@ def add_kill(parser: argparse.ArgumentParser) -> None:
 def run_kill(args: argparse.Namespace) -> int:
     """End them."""
     if bool(args.machines) == args.all:
-        raise Failure("say which machines are to end, or --all", USAGE)
+        raise Failure("say either which machines are to end, or --all", USAGE)
     told = ask(chosen(args.session), "kill", timeout=60.0, machines=args.machines, all=args.all)["machines"]
     if args.json:
         say_json({"machines": told})

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from bigmachine.cli.choosing import chosen, latest, why_ended
 from bigmachine.cli.client import OK, open_conversation
+from bigmachine.cli.numbers import whole
 from bigmachine.cli.printing import is_coloured, say_json_line, warn, write
 from bigmachine.session.output.paint import Painter, prefix
 
@@ -25,19 +26,12 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n",
         "--last",
-        type=_count,
+        type=whole(0),
         metavar="N",
         help="the last N lines of what came before (all that the driver keeps, 512 KiB; with -f 10)",
     )
     parser.add_argument("-t", "--time", action="store_true", help="say when each line came")
     parser.add_argument("--stream", choices=_STREAMS, help="only what was written there")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
 
 
 def run_logs(args: argparse.Namespace) -> int:

@@ -25,6 +25,8 @@ _CODES: Final = "exit codes: 0 done; 1 it failed; 2 wrong usage; 3 there is no s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and give its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # who called closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open until the process ends)
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -53,8 +55,14 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (BigmachineError, OSError) as error:
-        warn(str(error) or type(error).__name__)
+        warn(_reason(error))
         return FAILED
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def parser_for(words: Sequence[str], *, everything: bool = False) -> argparse.ArgumentParser:

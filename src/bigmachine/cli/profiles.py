@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from bigmachine.cli.choosing import chosen
 from bigmachine.cli.client import OK, USAGE, Failure, open_conversation
+from bigmachine.cli.numbers import seconds as a_time
+from bigmachine.cli.numbers import whole
 from bigmachine.cli.printing import natural, plain, say, say_json, warn, write
 from bigmachine.session.register import Entry
 
@@ -33,8 +35,8 @@ _SECONDS: Final = 30.0
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Say which arguments it takes."""
     parser.add_argument("kind", nargs="?", default="cpu", choices=("cpu", "gil", "mutex"), help="what to look at (cpu)")
-    parser.add_argument("--seconds", type=float, metavar="S", help=f"how long to sample ({_SECONDS:g})")
-    parser.add_argument("--hertz", type=int, metavar="N", help="samples a second (100)")
+    parser.add_argument("--seconds", type=a_time, metavar="S", help=f"how long to sample ({_SECONDS:g})")
+    parser.add_argument("--hertz", type=whole(1), metavar="N", help="samples a second (100)")
     parser.add_argument("--native", action="store_true", help="frames in C, too; stops the process for each sample")
     parser.add_argument("--idle", action="store_true", help="threads that wait, too")
     _add_common(parser)
@@ -42,7 +44,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 
 def add_heap(parser: argparse.ArgumentParser) -> None:
     """Say which arguments it takes."""
-    parser.add_argument("--seconds", type=float, metavar="S", help="note what is allocated for so long (a census)")
+    parser.add_argument("--seconds", type=a_time, metavar="S", help="note what is allocated for so long (a census)")
     parser.add_argument("--gc", action="store_true", help="collect garbage before")
     parser.add_argument("--mode", choices=("types", "tracemalloc", "memray"), help="how to find it out (what is best)")
     _add_common(parser)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: Pressed again within this time, with nothing said between, Ctrl-C leaves.
 _TWICE: Final = 2.0
 _MARKS: Final = ASKS + DONE + FAILED + HERE
+_AGAIN: Final = 0.05
 #: A program takes up a conversation within 15 s, or its agent says that it does not; an attached pdb within 60.
 _BEGINNING: Final = 75.0
 
@@ -109,8 +110,9 @@ class _Person:
         if self._is_asked and sys.stdin.isatty():
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401 (it edits lines from now on)
-        before = signal.signal(signal.SIGUSR1, _end_typing)
-        threading.Thread(target=self._listen, name="listening", daemon=True).start()
+        before = signal.signal(signal.SIGUSR1, self._end_typing)
+        listening = threading.Thread(target=self._listen, name="listening", daemon=True)
+        listening.start()
         try:
             while (code := self._step()) is None:
                 pass
@@ -118,6 +120,8 @@ class _Person:
         except _Over:  # just as a line was finished
             return self._end()
         finally:
+            if self._is_over:  # it may be about to interrupt what is not typed any more
+                listening.join()
             signal.signal(signal.SIGUSR1, before)
 
     def _step(self) -> int | None:
@@ -161,9 +165,14 @@ class _Person:
 
     def _end(self) -> int:
         if self._code is None:
-            warn("the machine has ended the conversation: see `bigmachine status`, `bigmachine ls`")
+            warn("the machine has ended, or its session: see `bigmachine status`, `bigmachine ls`")
             return FAILED_CODE
         return self._code
+
+    def _end_typing(self, *_: object) -> None:
+        if self._is_typing:
+            self._is_typing = False
+            raise _Over
 
     # the thread that listens
 
@@ -176,8 +185,10 @@ class _Person:
         self._flush()
         self._is_over = True
         self._asked.put(None)
-        if self._is_typing:
+        # A signal that comes just before the terminal is waited for does not end that waiting: the next one does.
+        while self._is_typing:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            time.sleep(_AGAIN)
 
     def _take(self, data: bytes) -> None:
         if DONE in data:
@@ -207,10 +218,6 @@ class _Person:
 
 def _clean(text: str) -> str:
     return "".join(line if line == "\n" else plain(line) for line in text.splitlines(keepends=True)) if text else ""
-
-
-def _end_typing(*_: object) -> None:
-    raise _Over
 
 
 __all__ = ["add_attach", "add_pdb", "add_shell", "run_attach", "run_pdb", "run_shell"]

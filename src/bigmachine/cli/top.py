@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bigmachine.cli.choosing import chosen, latest
 from bigmachine.cli.client import MISSING, OK, open_conversation
 from bigmachine.cli.listing import Listed, cost, headline, machine_row
+from bigmachine.cli.numbers import seconds, whole
 from bigmachine.cli.printing import STATES, cut, natural, plain, say, say_json_line, table
 from bigmachine.session.register import Entry, Record
 
@@ -26,16 +27,9 @@ _FRAME: Final = 5
 
 def add_top(parser: argparse.ArgumentParser) -> None:
     """Say which arguments it takes."""
-    parser.add_argument("-n", "--count", type=_positive, metavar="N", help="look so many times (until Ctrl-C)")
-    parser.add_argument("-d", "--delay", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
+    parser.add_argument("-n", "--count", type=whole(1), metavar="N", help="look so many times (until Ctrl-C)")
+    parser.add_argument("-d", "--delay", type=seconds, default=1.0, metavar="SECONDS", help="between two looks (1)")
     parser.add_argument("--sort", choices=sorted(_KEYS), default="name", help="what comes first (name)")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 def run_top(args: argparse.Namespace) -> int:

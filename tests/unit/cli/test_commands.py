@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +130,30 @@ class TestUsage:
     )
     def test_wrong_usage_has_exit_code_2(self, run: Run, words: list[str]) -> None:
         assert run(*words)[0] == 2
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["logs", "-n", "x"], "'x' is not a whole number, at least 0"),
+            (["top", "-n", "1.5"], "'1.5' is not a whole number, at least 1"),
+            (["top", "-d", "0"], "'0' is not a number of seconds above 0"),
+            (["top", "-d", "nan"], "'nan' is not a number of seconds above 0"),
+            (["profile", "--seconds", "0"], "'0' is not a number of seconds above 0"),
+            (["profile", "--seconds", "inf"], "'inf' is not a number of seconds above 0"),
+            (["heap", "--seconds", "soon"], "'soon' is not a number of seconds above 0"),
+            (["profile", "--hertz", "0"], "0 is not a whole number, at least 1"),
+            (["debug", "m1", "--port", "99999"], "99999 is not a whole number from 0 to 65535"),
+        ],
+    )
+    def test_a_number_that_is_none_is_told_as_a_person_would(self, run: Run, words: list[str], told: str) -> None:
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert err.endswith(f": {told}\n")
+
+    def test_an_output_that_is_closed_is_no_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdout", None)
+        assert main(["ls"]) == 0
+        sys.stdout.close()
 
     def test_the_version(self, run: Run) -> None:
         code, out, _ = run("--version")

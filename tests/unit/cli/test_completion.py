@@ -82,3 +82,33 @@ def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     environ = {**os.environ, "PATH": f"{beside}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([bash, "-c", script], env=environ, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout == "m1 m10\n", done.stderr
+
+
+def test_after_an_option_comes_its_value() -> None:
+    assert words(["profile", "--format"]) == ["pprof", "folded", "speedscope", "svg", "text"]
+    assert words(["profile", "--seconds"]) == []  # not a machine, nor an option
+    assert "--native" in words(["profile", "--idle"])
+
+
+def test_where_numbers_are_wanted_no_machine_is_completed() -> None:
+    assert "m1" not in words(["vars"])
+    assert words(["timeline"])[:3] == ["m1", "m2", "m10"]
+
+
+def test_what_shells_ask_for_is_not_offered_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert words(["completion"])[-3:] == ["bash", "zsh", "fish"]
+    with pytest.raises(SystemExit):
+        main(["completion"])
+    assert capsys.readouterr().err.endswith("required: {bash,zsh,fish}\n")
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="there is no zsh here")
+def test_zsh_completes_from_a_file_at_the_first_tab(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "zsh"])
+    (tmp_path / "_bigmachine").write_text(capsys.readouterr().out)
+    # As compinit has it: the file is the function, loaded when it is called.
+    script = "fpath=($PWD); autoload _bigmachine; compadd() { echo added }; _bigmachine"
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout, done.returncode) == ("added\n", 0), done.stderr
