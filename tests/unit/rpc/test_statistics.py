@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,3 +68,32 @@ def test_a_method_that_is_called_by_name_and_by_function_is_told_as_one() -> Non
     both = told["CirclePi.sample"]
     assert (both.calls, both.errors, both.total, both.longest) == (2, 1, 4.0, 3.0)
     assert (both.bytes_in, both.bytes_out, sum(both.histogram)) == (11, 22, 2)
+
+
+def test_no_call_is_lost_where_several_threads_count_and_others_look() -> None:
+    stats = MethodStats(threading.Lock())
+    each, was = 20_000, sys.getswitchinterval()
+    done = threading.Event()
+
+    def count() -> None:
+        for n in range(each):
+            stats.count(1e-6, n % 2 == 0, 1, 2)
+
+    def look() -> None:
+        while not done.is_set():
+            stats.snapshot()
+
+    counting = [threading.Thread(target=count) for _ in range(4)]
+    looking = threading.Thread(target=look)
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in (looking, *counting):
+            thread.start()
+        for thread in counting:
+            thread.join()
+    finally:
+        done.set()
+        looking.join()
+        sys.setswitchinterval(was)
+    told = stats.snapshot()
+    assert (told.calls, told.errors, told.bytes_in, told.bytes_out) == (4 * each, 2 * each, 4 * each, 8 * each)
