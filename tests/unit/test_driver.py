@@ -127,6 +127,9 @@ class TestFlags:
             parser().parse_args(["--bigm.ec2ondemand", "in.txt"])
         assert "'in.txt' is neither true nor false" in (text := capsys.readouterr().err)
         assert "write --bigm.ec2ondemand=true" in text
+        with pytest.raises(SystemExit, match="2"):
+            parser().parse_args(["--bigm.ec2life", "in.txt"])
+        assert capsys.readouterr().err.endswith("--bigm.ec2life: 'in.txt' is no integer\n")
 
     def test_help_shows_each_with_its_default(self) -> None:
         text = parser().format_help()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -84,6 +85,8 @@ class Region:
         self._environ.pop("PYTHONDONTWRITEBYTECODE", None)
         self._drivers: list[Driver] = []
         self.aside: set[str] = set()
+        self._watches: list[tuple[frozenset[str], float, concurrent.futures.Future[float]]] = []
+        self._watchers = concurrent.futures.ThreadPoolExecutor(16)
         self.cache = Path(tempfile.mkdtemp(prefix="ec2-user-"))
         self.script("up")
         made = self.start(PROGRAMS / "make_network.py").wait()
@@ -138,6 +141,21 @@ class Region:
         alive = [name for name, facts in self.machines().items() if facts["state"] not in ENDED]
         return [name for name in alive if name not in self.aside]
 
+    def ends_soon(self, within: float = 30.0) -> None:
+        """See beside the next tests whether all that runs now ends; `ended` has the outcome."""
+        ids = frozenset(self.running())
+        self.aside |= ids
+
+        def have_ended() -> bool:
+            machines = self.machines()
+            return all(machines[each]["state"] in ENDED for each in ids)
+
+        self._watches.append((ids, within, self._watchers.submit(self.until, have_ended, 90.0)))
+
+    def ended(self) -> list[tuple[frozenset[str], float, float]]:
+        """Wait for what `ends_soon` was asked of; gives instances, the seconds they had, and those it took."""
+        return [(ids, within, future.result(100)) for ids, within, future in self._watches]
+
     def killed_in_purchase(self, program: Path, count: int) -> list[str]:
         """Start a driver and kill it while its purchase is under way; gives the instances that come of it."""
         before = self.calls().get("RunInstances", 0)
@@ -156,7 +174,7 @@ class Region:
         began = time.monotonic()
         while not condition():
             assert time.monotonic() < began + timeout, f"not within {timeout:g} s; running are {self.running()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
         return time.monotonic() - began
 
     def schema(self, document: Path) -> str:
@@ -175,6 +193,7 @@ class Region:
 
     def down(self) -> None:
         """End everything."""
+        self._watchers.shutdown(cancel_futures=True)
         for driver in self._drivers:
             with contextlib.suppress(ProcessLookupError):
                 driver.process.send_signal(signal.SIGKILL)

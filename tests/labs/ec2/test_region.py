@@ -34,7 +34,7 @@ def test_the_example_runs_on_spot_instances(region: Region) -> None:
     driver = region.start(BIGPI, "-n", "1e5", "--nmach", "2", "--bigm.system=ec2", "--bigm.ec2spotonly=true")
     assert PI.search(driver.wait(90))
     assert region.calls()["CreateFleet"] == 1
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_the_ladder_goes_on_where_there_is_no_room(region: Region) -> None:
@@ -48,7 +48,7 @@ def test_the_ladder_goes_on_where_there_is_no_room(region: Region) -> None:
     assert PI.search(text)
     assert len(re.findall(r"^i-\w+ +c5\.large .* on-demand ", text, re.MULTILINE)) == 2  # the receipt
     assert len(region.machines()) - before == 2
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_machines_come_up_in_time_and_every_end_is_known_at_once(region: Region) -> None:
@@ -72,7 +72,7 @@ def test_machines_come_up_in_time_and_every_end_is_known_at_once(region: Region)
     assert float(ends[0][2]) < 10
     assert driver.expect("COST") == "3"
     assert "DRAINED" in driver.wait()
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_a_host_that_goes_while_its_machine_starts_was_taken(region: Region) -> None:
@@ -108,7 +108,7 @@ def test_what_a_driver_bought_and_never_knew_of_is_found_by_its_tags_and_reaped(
     reaped = region.start(PROGRAMS / "reaping.py", session).wait().splitlines()
     for word in ("WOULD", "REAPED"):
         assert sorted(line.split()[2] for line in reaped if line.startswith(f"{word} instance")) == ids
-    region.until(lambda: not region.running(), 15)
+    region.ends_soon(15)
 
 
 def test_nothing_stays_wherever_a_start_fails(region: Region) -> None:
@@ -123,7 +123,7 @@ def test_nothing_stays_wherever_a_start_fails(region: Region) -> None:
         "interrupt": "KeyboardInterrupt",
     }
     assert len(region.machines()) - before == 8
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_a_budget_that_is_used_up_ends_all_instances_and_buys_no_more(region: Region) -> None:
@@ -132,7 +132,7 @@ def test_a_budget_that_is_used_up_ends_all_instances_and_buys_no_more(region: Re
     assert "the budget of $2.5e-07 is used up" in driver.expect("REFUSED")
     assert "cancelled machine m1 stopped (cancelled): the budget of" in driver.expect("STOPPED")
     driver.wait()
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_a_bucket_keeps_programs_and_is_not_needed(region: Region) -> None:
@@ -144,7 +144,7 @@ def test_a_bucket_keeps_programs_and_is_not_needed(region: Region) -> None:
     # A program starts before all of it has come, so the first session may leave a rest to the second.
     assert 10 < int(objects[0]) <= int(objects[1])
     assert int(sent[1]) < int(sent[2]) / 10
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 def test_a_host_that_does_not_come_up_ends_and_its_console_is_shown(region: Region) -> None:
@@ -154,7 +154,7 @@ def test_a_host_that_does_not_come_up_ends_and_its_console_is_shown(region: Regi
     assert "on-demand m5.large) the end of its console: " in console
     assert "cloud-init" in console or "systemd" in console
     driver.wait()
-    region.until(lambda: not region.running(), 30)
+    region.ends_soon()
 
 
 DOCUMENTS = PROJECT / "tests/unit/systems/ec2/documents"
@@ -193,7 +193,7 @@ def refusals(region: Region) -> dict[str, str]:
         ("group", "name security groups of the subnet's VPC"),
         ("profile", "there is no instance profile 'nobody'"),
         ("key", "name a key pair of this region"),
-        ("zone", "there is no zone us-east-1q"),
+        ("zone", "no availability zone us-east-1q in us-east-1: see `aws ec2 describe-availability-zones`"),
         ("price", "the cap is $1e-07/h"),
         ("budget", "its price is not known, and there is a budget of $1"),
         ("expired", "the credentials have expired or this computer's clock is wrong: log in again"),
@@ -223,3 +223,10 @@ def test_an_instance_that_nobody_ever_called_ends_by_itself(region: Region, forg
 
 def test_the_maximum_life_ends_a_host_on_which_nothing_of_ours_works(region: Region, forgotten: list[str]) -> None:
     region.until(lambda: region.machines()[forgotten[0]]["state"] in ENDED, 120)  # a minute from its start
+
+
+def test_whatever_these_tests_started_ended_with_its_driver(region: Region) -> None:
+    if not region.ended():  # this test was chosen alone
+        test_the_example_runs_on_spot_instances(region)
+    assert [(sorted(ids), took) for ids, within, took in region.ended() if took > within] == []
+    assert not region.running()

@@ -81,7 +81,7 @@ def _places(api: Api, options: Options) -> tuple[tuple[Where, ...], str]:
         return places, next(iter(networks))
     if options.zones:
         zones = api.call("describe_availability_zones", ZoneNames=[*options.zones])["AvailabilityZones"]
-        _all_there("zone", options.zones, (zone["ZoneName"] for zone in zones), api.region)
+        _all_there("availability zone", options.zones, (zone["ZoneName"] for zone in zones), api.region)
         return tuple(Where(zone=zone) for zone in options.zones), ""
     return (Where(),), ""
 
@@ -109,7 +109,8 @@ def _check_named(api: Api, options: Options) -> None:
 def _all_there(what: str, wanted: Iterable[str], found: Iterable[str], region: str) -> None:
     missing = sorted(set(wanted) - set(found))
     if missing:
-        raise ProvisionError(f"ec2: there is no {what} {', '.join(missing)} in {region}")
+        command = f"aws ec2 describe-{what.replace(' ', '-')}s"
+        raise ProvisionError(f"ec2: there is no {what} {', '.join(missing)} in {region}: see `{command}`")
 
 
 __all__ = ["Survey", "survey"]
