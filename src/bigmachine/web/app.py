@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlencode
 
-from bigmachine.errors import BigmachineError
+from bigmachine.errors import BigmachineError, InvalidCall
 from bigmachine.web.access import PARAMETER, Access, Refused
 from bigmachine.web.asgi import Answer, Receive, Request, Scope, Send, as_json, redirect, say, text
 from bigmachine.web.live import watch_of
+from bigmachine.web.query import parameters
 from bigmachine.web.static import static
 
 if TYPE_CHECKING:
@@ -92,8 +93,6 @@ class App:
         """
         self._session._check_open()
         path = request.path
-        if path == "/debug/vars":
-            return await self._in_thread(self._vars)
         inside = path.removeprefix(PREFIX) if path == PREFIX or path.startswith(f"{PREFIX}/") else path
         if inside in ("", "/pprof"):
             return redirect(f"{request.base}{path}/{'?' if query else ''}{query}")
@@ -107,15 +106,20 @@ class App:
             return static(inside.removeprefix("/static/"))
         if inside.startswith("/pprof/"):
             return await self._profile(inside.removeprefix("/pprof/"), query)
-        pages: dict[str, Callable[[], Answer]] = {
-            "/status": self._status,
-            "/vars": self._vars,
-            "/metrics": self._metrics,
+        pages: dict[str, tuple[Callable[[list[str]], Answer], list[str]]] = {
+            "/status": (self._status, ["machine"]),
+            "/vars": (self._vars, []),
+            "/metrics": (self._metrics, []),
         }
-        page = pages.get(inside)
-        if page is None:
+        found = pages.get("/vars" if path == "/debug/vars" else inside)
+        if found is None:
             return text(f"no page {path!r}: there is {_PAGES}, where . is {request.base}{PREFIX}\n", 404)
-        return await self._in_thread(page)
+        page, there = found
+        try:
+            values = [value for _, value in parameters(query, there) if value]
+        except ValueError as error:
+            return text(f"{error}\n", 400)
+        return await self._in_thread(lambda: page(values))
 
     async def _profile(self, name: str, query: str) -> Answer:
         from bigmachine.web import profiles
@@ -124,18 +128,23 @@ class App:
             return await self._in_thread(lambda: profiles.index(self._session))
         return await self._in_thread(lambda: profiles.profile(self._session, name, query))
 
-    def _status(self) -> Answer:
+    def _status(self, names: list[str]) -> Answer:
+        from bigmachine.session.seeing.asking import chosen
         from bigmachine.session.seeing.status import status
 
-        return text(status(self._session))
+        try:
+            machines = chosen(self._session.machines(), names or None)
+        except InvalidCall as error:
+            return text(f"{error}\n", 404)
+        return text(status(self._session, machines))
 
-    def _vars(self) -> Answer:
+    def _vars(self, _: list[str]) -> Answer:
         """Give the variables in Go's shape: those of machines under "machines"."""
         from bigmachine.session.seeing.variables import plain
 
         return as_json({"cmdline": sys.argv[:1], "machines": plain(self._session.vars(driver=True))})
 
-    def _metrics(self) -> Answer:
+    def _metrics(self, _: list[str]) -> Answer:
         from bigmachine.observe.openmetrics import CONTENT_TYPE, openmetrics
 
         told = openmetrics(self._session.vars(driver=True))

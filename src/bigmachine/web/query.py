@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Final
 from urllib.parse import parse_qsl
@@ -47,16 +47,26 @@ class Wanted:
     options: dict[str, object] = field(default_factory=dict)
 
 
+def parameters(query: str, there: Collection[str]) -> list[tuple[str, str]]:
+    """Take a query apart.
+
+    Raises:
+        ValueError: if it has a parameter that is not among those that there are.
+    """
+    given = parse_qsl(query, keep_blank_values=True)
+    for name, _ in given:
+        if name not in there:
+            raise ValueError(f"no parameter {name!r}: there is {', '.join(there) or 'none'}")
+    return given
+
+
 def wanted(query: str) -> Wanted:
     """Read a query.
 
     Raises:
         ValueError: if it has a parameter that there is not, or one with a value that it does not take.
     """
-    given = parse_qsl(query, keep_blank_values=True)
-    for name, _ in given:
-        if name not in PARAMETERS:
-            raise ValueError(f"no parameter {name!r}: there is {', '.join(PARAMETERS)}")
+    given = parameters(query, PARAMETERS)
     last = dict(given)
     options: dict[str, object] = {name: _switch(name, last[name]) for name in _SWITCHES if name in last}
     if "hertz" in last:

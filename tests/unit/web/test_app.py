@@ -64,6 +64,12 @@ def test_mounted_at_gos_own_place_the_pages_are_right_below(session: Session) ->
     assert "<!DOCTYPE html>" in get(session, f"{root}/", root=root).text
 
 
+def test_the_state_of_one_machine(session: Session) -> None:
+    told = get(session, "/debug/bigmachine/status", "machine=m2").text
+    assert "(m2, " in told
+    assert "(m1, " not in told
+
+
 def test_a_place_without_its_slash_leads_to_it(session: Session) -> None:
     assert get(session, "/").headers["location"] == "/debug/bigmachine/"
     assert get(session, "/debug/bigmachine").headers["location"] == "/debug/bigmachine/"
@@ -80,6 +86,11 @@ def test_a_place_without_its_slash_leads_to_it(session: Session) -> None:
         ("/debug/bigmachine/pprof/block", "", 404, "nearest is mutex"),
         ("/debug/bigmachine/pprof/heap", "machine=m9", 404, "there is m1, m2"),
         ("/debug/bigmachine/pprof/heap", "wrong=1", 400, "there is seconds"),
+        ("/debug/bigmachine/status", "machine=m9", 404, "there is m1, m2"),
+        ("/debug/bigmachine/status", "wrong=1", 400, "no parameter 'wrong': there is machine"),
+        ("/debug/bigmachine/vars", "wrong=1", 400, "no parameter 'wrong': there is none"),
+        ("/debug/vars", "wrong=1", 400, "no parameter 'wrong': there is none"),
+        ("/metrics", "wrong=1", 400, "no parameter 'wrong': there is none"),
         ("/debug/bigmachine/pprof/profile", "seconds=-1", 400, "above 0"),
         ("/debug/bigmachine/pprof/profile", "seconds=nan", 400, "above 0"),
         ("/debug/bigmachine/pprof/profile", "format=gif", 400, "there is folded, pprof"),
