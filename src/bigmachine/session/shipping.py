@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.errors import BigmachineError, ImageError, NetworkError
+from bigmachine.errors import BigmachineError, Cause, ImageError, MachineStopped, NetworkError
 from bigmachine.frozen import frozen
 from bigmachine.image.interpreter import interpreter_flags
 from bigmachine.machine import Phase
@@ -276,6 +276,8 @@ class _Delivery:
 
     async def _give_up(self, error: BigmachineError) -> None:
         """Have the machines ended that started with what had come."""
+        if isinstance(error, MachineStopped) and error.certificate.cause is Cause.SHUTDOWN:
+            return  # the session ends, and they with it
         _log.warning("the rest of the program could not be brought to %s: %s", self._link.name, error)
         with contextlib.suppress(BigmachineError):  # the host is lost, and its machines with it
             await self._link.submit("Images.give_up", (self._head, self._python, str(error)), {}, _OFFER)

@@ -65,6 +65,12 @@ def test_several_hosts_pass_on_what_is_not_needed_at_once(lab: Lab, program: Pat
     assert sum(spans(outcome).values()) < 1.5 * LARGE, outcome.out  # they get it from each other
 
 
+def test_a_program_that_ends_before_its_rest_has_come_ends_quietly(lab: Lab, program: Path) -> None:
+    outcome = lab.run(program, "1", "leave", hosts="lab@{1}", timeout=60)
+    assert "THERE False" in outcome.out, outcome.out + outcome.err
+    assert "could not be brought" not in outcome.err, outcome.err
+
+
 def test_a_program_that_waits_for_what_does_not_come_is_ended(lab: Lab, program: Path) -> None:
     driver = lab.drive(program, "1", "wait", hosts="lab@{1}")
     driver.expect("THERE False")
