@@ -136,9 +136,10 @@ def headline(each: Listed, now: float) -> str:
 
 
 def cost(told: Mapping[str, float], *, is_over: bool = False) -> str:
-    """Say what machines cost."""
+    """Say what machines cost; a price that is not known must not look like none."""
     hourly = "" if is_over else f"${told['per_hour']:.2f} an hour, "
-    return f"{hourly}${told['total']:.2f}{'' if is_over else ' so far'}"
+    rest = f" and what {unpriced:.0f} without a known price cost" if (unpriced := told.get("unpriced", 0)) else ""
+    return f"{hourly}${told['total']:.2f}{'' if is_over else ' so far'}{rest}"
 
 
 def counted(machines: Iterable[Mapping[str, Any]]) -> str:

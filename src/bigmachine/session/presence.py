@@ -248,11 +248,11 @@ def told_of(machine: Machine) -> dict[str, object]:
 
 
 def cost_of(session: Session) -> dict[str, float] | None:
-    """Tell dollars an hour and altogether, where the system knows."""
+    """Tell dollars an hour and altogether, where the system knows, and how many hosts have no price that is known."""
     receipt = session.cost()
     if receipt is None:
         return None
-    return {"per_hour": round(receipt.per_hour, 4), "total": round(receipt.total, 4)}
+    return {"per_hour": round(receipt.per_hour, 4), "total": round(receipt.total, 4), "unpriced": receipt.unpriced}
 
 
 __all__ = ["Presence", "cost_of", "told_of"]

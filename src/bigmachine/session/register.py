@@ -59,7 +59,8 @@ class Record:
 
     `born`: when its driver's process was started, and `place`: on which computer, as something to be compared.
     `machines`: what was last known of each, as JSON has it: name, address, host, state, phase, owned, and for those
-    that have stopped when, cause and text. `cost`: dollars an hour and altogether.
+    that have stopped when, cause and text. `cost`: dollars an hour and altogether, and of how many hosts no price is
+    known.
     """
 
     id: str

@@ -60,9 +60,14 @@ class Receipt:
         return sum((use.dollars(self.now) for use in self.uses), 0.0)
 
     @property
+    def unpriced(self) -> int:
+        """How many hosts have no price that is known."""
+        return sum(use.price is None for use in self.uses)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every price is known."""
-        return all(use.price is not None for use in self.uses)
+        return not self.unpriced
 
     def of(self, machine_id: str) -> Use | None:
         """Give the use of the host that a machine is or was on; machines of one host share it."""

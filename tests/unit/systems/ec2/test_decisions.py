@@ -242,7 +242,7 @@ class TestCost:
 
     def test_an_unknown_price_is_said(self) -> None:
         bill = receipt([Use("i-1", "t", "", "on-demand", None, 0.0)], 50.0)
-        assert not bill.is_complete
+        assert (bill.is_complete, bill.unpriced) == (False, 1)
         assert str(bill).endswith("and what is unknown")
 
 
