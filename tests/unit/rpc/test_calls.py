@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
-import signal
 import sys
 import threading
 import time
@@ -679,28 +678,30 @@ def test_threads_whose_outcomes_come_together_are_all_woken(carrier: Carrier) ->
         assert [wait() for wait in waiting] == list(range(30))
 
 
+@pytest.mark.parametrize("attempt", range(10))
 @pytest.mark.parametrize("when", ["before", "as it is woken"])
 def test_a_thread_that_is_interrupted_as_it_waits_does_not_keep_the_others_from_waking(
-    carrier: Carrier, when: str
+    carrier: Carrier, when: str, attempt: int, interrupts: Callable[[threading.Event], None]
 ) -> None:
-    for _ in range(10):
-        calls: list[Call[int]] = [Call(n, "S.m", carrier) for n in range(6)]
-        waiting = [in_thread(call.result) for call in calls[1:]]
+    calls: list[Call[int]] = [Call(n, "S.m", carrier) for n in range(6)]
+    waiting = [in_thread(call.result) for call in calls[1:]]
+    all_wait = threading.Event()
 
-        def finish_all(calls: list[Call[int]] = calls) -> None:
-            for call in calls:
-                call.finish(call.ident)
+    def finish_all() -> None:
+        for call in calls:
+            call.finish(call.ident)
 
-        def interrupt(calls: list[Call[int]] = calls, finish_all: Callable[[], None] = finish_all) -> None:
-            until(lambda: all(call.lock is not None for call in calls))
-            if when != "before":
-                carrier.reactor.post(finish_all)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        threading.Thread(target=interrupt).start()
-        with pytest.raises(KeyboardInterrupt):
-            time.sleep(calls[0].result() + PATIENCE)  # the outcome may come first
-        assert calls[0].lock is None
-        if when == "before":
+    def begin() -> None:
+        until(lambda: all(call.lock is not None for call in calls))
+        if when != "before":
             carrier.reactor.post(finish_all)
-        assert [wait() for wait in waiting] == list(range(1, 6))
+        all_wait.set()
+
+    interrupts(all_wait)
+    threading.Thread(target=begin).start()
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(calls[0].result() + PATIENCE)  # the outcome may come first
+    assert calls[0].lock is None
+    if when == "before":
+        carrier.reactor.post(finish_all)
+    assert [wait() for wait in waiting] == list(range(1, 6))
