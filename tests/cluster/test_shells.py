@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -312,3 +313,11 @@ def test_a_service_on_a_machine_reaches_no_shell_of_another(scene: Scene) -> Non
     )
     address = scene.session.machines()[1].address
     assert scene.run("shell", "m1", "-c", code.replace("{address!r}", repr(address)))[0] == "refused\n"
+
+
+def test_a_port_that_somebody_has_is_told(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        err = scene.run("debug", "m1", "--port", str(port), status=1)[1]
+    told = f"bigmachine: port {port} of 127.0.0.1 is not to be had (Address already in use): without --port"
+    assert err.startswith(told)

@@ -70,9 +70,9 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port), backlog=1)
     except OSError as error:
-        raise Failure(
-            f"port {port} of 127.0.0.1 is not to be had ({error.strerror}): without --port a free one is taken"
-        ) from error
+        why = os.strerror(error.errno or 0)  # socket adds the address, which is said
+        told = f"port {port} of 127.0.0.1 is not to be had ({why}): without --port a free one is taken"
+        raise Failure(told) from error
 
 
 def _directory(entry: Entry, machine: str) -> str:
