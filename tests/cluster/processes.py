@@ -2,7 +2,8 @@
 
 A `Footprint` is taken before a fault, while the session is quiet, and compared afterwards: processes, the descriptors
 of each of them, the threads of the driver, the tasks on its event loop and on the machines', temporary files. Zygotes
-are left out, as long as they are few: which modules the driver has when it starts a machine decides about them.
+are left out, as long as they are few: which modules the driver has when it starts a machine decides about them. So are
+undertakers: the agent's first one is relieved by another, a few seconds after the agent has begun.
 """
 
 from __future__ import annotations
@@ -78,7 +79,12 @@ def below(pid: int) -> list[int]:
 
 def zygotes_below(pid: int) -> list[int]:
     """Return the zygotes among the processes below `pid`."""
-    return [process for process in below(pid) if _name(process) == "bigm-zygote"]
+    return named_below(pid, "bigm-zygote")
+
+
+def named_below(pid: int, name: str) -> list[int]:
+    """Return the processes below `pid` that call themselves so."""
+    return [process for process in below(pid) if _name(process) == name]
 
 
 def _name(pid: int) -> str:
@@ -129,11 +135,13 @@ class Footprint:
         agent = agent_pid(machines[0])
         tasks = [session._reactor.run(_tasks(), LIMIT)]
         tasks += [machine.call(Target.tasks) for machine in machines]
-        zygotes = zygotes_below(agent)
+        zygotes, undertakers = zygotes_below(agent), named_below(agent, "bigm-undertaker")
         assert len(zygotes) <= MOST_ZYGOTES, zygotes
-        pids = (os.getpid(), agent, *(pid for pid in below(agent) if pid not in zygotes))
+        assert len(undertakers) <= 2, undertakers
+        pids = (os.getpid(), agent, *(pid for pid in below(agent) if pid not in (*zygotes, *undertakers)))
         open_files = {pid: descriptors(pid) for pid in pids}
         open_files[agent]["socket"] -= len(zygotes)
+        open_files[agent]["pipe"] -= len(undertakers)
         return cls(
             processes=pids,
             descriptors=tuple(open_files.items()),

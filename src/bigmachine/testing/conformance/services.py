@@ -80,10 +80,12 @@ class Probe:
         return self.cancelled
 
     def wait(self, seconds: float) -> None:
-        """Wait in a thread."""
+        """Wait in a thread. One that nobody waits for any more is in no hurry, so that its caller gives up first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not bigmachine.current_call().cancelled():
             time.sleep(0.01)
+        if time.monotonic() < end:
+            time.sleep(0.5)
 
     def remaining(self) -> float | None:
         """Tell how much time the call has left."""
