@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -114,6 +115,19 @@ def test_the_cpu_of_all_machines_and_the_driver_is_sampled_and_told_apart(sessio
     assert by(profile, "thread", f"{spin_here.__qualname__}")["spinner"] > 10
     assert profile.kinds == (("samples", "count"), ("cpu", "nanoseconds"))
     assert profile.total(1) == profile.total(0) * 10_000_000
+
+
+def test_a_driver_that_is_killed_while_it_is_sampled_leaves_no_file(tmp_path: Path) -> None:
+    sample = "from bigmachine.agent import pyspy; from bigmachine.session.seeing import own; print(1, flush=True); "
+    sample += "own.sample(5, pyspy.Sampling())"
+    with subprocess.Popen(
+        [sys.executable, "-c", sample], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        time.sleep(1.5)  # py-spy has begun by then; if it has not, this shows less, but nothing false
+        driver.kill()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go toolchain: its pprof is the judge here")

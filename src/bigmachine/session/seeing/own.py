@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Final
 
 from bigmachine.agent import pyspy
@@ -41,20 +40,25 @@ def sample(seconds: float, sampling: pyspy.Sampling) -> bytes | Profile:
 
 def _by_py_spy(seconds: float, sampling: pyspy.Sampling) -> bytes:
     whole = max(1, round(seconds))
-    with tempfile.TemporaryDirectory(prefix="bigmachine-") as directory:
-        result = Path(directory, "result")
+    with tempfile.TemporaryFile() as result:  # without a name: nothing stays, however this process ends
         command = [pyspy.program(), "record", "--pid", str(os.getpid()), "--duration", str(whole), "--format", "raw"]
-        command += [*sampling.options(), "--threads", "--full-filenames", "--output", str(result)]
+        command += [*sampling.options(), "--threads", "--full-filenames", "--output", f"/dev/fd/{result.fileno()}"]
         _let_trace(_ANYBODY)
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=whole + _PATIENCE, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=whole + _PATIENCE,
+                check=False,
+                pass_fds=[result.fileno()],
             )
         finally:
             _let_trace(ctypes.c_ulong(0))
         if done.returncode:
             raise BigmachineError(f"py-spy failed: {done.stderr.decode(errors='replace').strip()}")
-        return result.read_bytes()
+        result.seek(0)  # where it was opened anew this stands at the start; elsewhere it is the same open file
+        return result.read()
 
 
 def _let_trace(whom: ctypes.c_ulong) -> None:
