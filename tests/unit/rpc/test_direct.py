@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -265,12 +264,17 @@ def test_while_it_is_waited_for_the_heartbeat_watches(ends: Ends, service: Servi
     assert not ends.link.is_waiting()
 
 
-def test_an_interrupt_gives_the_call_up(ends: Ends, service: Service) -> None:
-    def interrupt() -> None:
-        assert service.begun.acquire(timeout=PATIENCE)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+def test_an_interrupt_gives_the_call_up(
+    ends: Ends, service: Service, interrupts: Callable[[threading.Event], None]
+) -> None:
+    has_begun = threading.Event()
 
-    threading.Thread(target=interrupt).start()
+    def wait() -> None:
+        assert service.begun.acquire(timeout=PATIENCE)
+        has_begun.set()
+
+    interrupts(has_begun)
+    threading.Thread(target=wait).start()
     with pytest.raises(KeyboardInterrupt):
         call(ends, "S.hold")
     assert service.told.wait(PATIENCE)
