@@ -14,7 +14,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from weakref import WeakKeyDictionary
 
 from bigmachine.agent.processes import kill_group
@@ -31,6 +31,8 @@ _RATE: Final = 100
 FASTEST: Final = 1000
 #: Beyond the time that it was asked to take.
 _PATIENCE: Final = 10.0
+#: Where py-spy has the file for its result.
+_RESULT: Final = 3
 #: So many bytes of stacks are told; a program that recurses deeply in many ways makes more.
 _MOST: Final = 32 * 1024 * 1024
 #: For a process that is about to be killed.
@@ -144,13 +146,13 @@ async def holds_interpreter(reaper: Reaper, pid: int) -> bool:
 
 
 async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str | None) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="bigmachine-") as directory:
-        result, said = Path(directory, "result"), Path(directory, "said")
+    # Files without a name: nothing stays, however the agent ends.
+    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as said:
         if output is not None:
-            arguments = [*arguments, output, str(result)]
+            arguments = [*arguments, output, f"/dev/fd/{_RESULT}"]
         async with _samplers_of(reaper).start():
             with reaper.expecting():
-                pid = _start([program(), *arguments], said if output is not None else result, said)
+                pid = _start([program(), *arguments], result.fileno(), said.fileno(), to_stdout=output is None)
                 ending = reaper.watch(pid)
         try:
             async with asyncio.timeout(limit):
@@ -163,17 +165,18 @@ async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str |
         return _outcome(arguments[0], status, result, said)
 
 
-def _outcome(command: str, status: int, result: Path, said: Path) -> bytes:
+def _outcome(command: str, status: int, result: BinaryIO, said: BinaryIO) -> bytes:
     if status != 0:
-        words = said.read_text(errors="replace").strip()
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip()
         refused = "ermission" in words or "not permitted" in words
         kind, remedy = (TraceRefused, ": this host must allow ptrace") if refused else (BigmachineError, "")
         raise kind(f"py-spy {command} failed ({words or status}){remedy}")
-    return result.read_bytes()
+    result.seek(0)
+    return result.read()
 
 
-def _start(command: list[str], stdout: Path, stderr: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+def _start(command: list[str], result: int, said: int, *, to_stdout: bool) -> int:
     # A session of its own: Linux shares processors among sessions (sched(7), autogroups), and the agent would have to
     # share its part with all who sample. macOS has no such thing, nor always this option.
     alone = {"setsid": True} if sys.platform == "linux" else {"setpgroup": 0}
@@ -184,8 +187,9 @@ def _start(command: list[str], stdout: Path, stderr: Path) -> int:
         **alone,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(stdout), flags, 0o600),
-            (os.POSIX_SPAWN_OPEN, 2, str(stderr), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, result if to_stdout else said, 1),
+            (os.POSIX_SPAWN_DUP2, said, 2),
+            *(() if to_stdout else ((os.POSIX_SPAWN_DUP2, result, _RESULT),)),
         ],
     )
 
