@@ -315,6 +315,23 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Source]:
             except ValueError as error:
                 raise ConfigError(f"{place}: {error}") from None
             yield Source(place, {option.key: value})
+    _warn_of_misspelt(environ)
+
+
+def _warn_of_misspelt(environ: Mapping[str, str]) -> None:
+    known = [option.variable for option in OPTIONS]
+    others = [name for name in environ if name.startswith("BIGMACHINE_") and name not in known]
+    if others:
+        import difflib
+        import logging
+
+        log = logging.getLogger("bigmachine")
+        for name in others:
+            # Those that the library has for itself resemble no option's.
+            for near in difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                logging.getLogger("bigmachine").warning(
+                    "the environment variable %s means nothing: is %s meant?", name, near
+                )
 
 
 def _plug_ins(sources: Sequence[Source]) -> Sequence[str]:

@@ -318,3 +318,14 @@ class TestWhatIsParsed:
     def test_a_file_that_only_names_us_is_not_parsed(self, folder: Path) -> None:
         (folder / "pyproject.toml").write_text("[project]\ndependencies = ['bigmachine']\n[tool.ruff]\n= nonsense")
         assert load().system == "local"
+
+
+def test_a_variable_that_is_nearly_an_options_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BIGMACHINE_EC2BUGDET", "5")
+    monkeypatch.setenv("BIGMACHINE_BREAKPOINT_WAIT", "60")
+    config.load()
+    assert caplog.messages == [
+        "the environment variable BIGMACHINE_EC2BUGDET means nothing: is BIGMACHINE_EC2BUDGET meant?"
+    ]
