@@ -329,9 +329,7 @@ def _warn_of_misspelt(environ: Mapping[str, str]) -> None:
         for name in others:
             # Those that the library has for itself resemble no option's.
             for near in difflib.get_close_matches(name, known, n=1, cutoff=0.85):
-                logging.getLogger("bigmachine").warning(
-                    "the environment variable %s means nothing: is %s meant?", name, near
-                )
+                log.warning("the environment variable %s means nothing: is %s meant?", name, near)
 
 
 def _plug_ins(sources: Sequence[Source]) -> Sequence[str]:
