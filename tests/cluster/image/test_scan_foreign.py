@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,8 @@ def env(tmp_path: Path) -> Environment:
 @pytest.fixture(scope="session")
 def index(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skip where there is no uv, or no package index that it can reach."""
-    uv = shutil.which("uv")
+    # That of this environment, which need not be on the path.
+    uv = shutil.which("uv", path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
     if uv is None:
         pytest.skip("needs uv (pip install uv)")
     asked = tmp_path_factory.mktemp("index") / "asked.in"
