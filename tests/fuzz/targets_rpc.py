@@ -152,6 +152,9 @@ class _Transport(asyncio.Transport):
 
     def resume_reading(self) -> None: ...
 
+    def is_closing(self) -> bool:
+        return self.is_closed
+
     def close(self) -> None:
         self.abort()
 
@@ -204,9 +207,12 @@ class _World:
             piece = stream[: min(step, len(into))]
             into[: len(piece)] = piece
             stream = stream[len(piece) :]
-            connection.buffer_updated(len(piece))
-            if step > 7:
-                self.turn(1)
+            self.receive(connection, len(piece))
+
+    def receive(self, connection: Connection, count: int) -> None:
+        """Tell it that so much has come; as a transport does, in a callback of the loop."""
+        self.loop.call_soon(connection.buffer_updated, count)
+        self.turn(1)
 
     def turn(self, times: int = 8) -> None:
         async def turns() -> None:
@@ -279,7 +285,7 @@ def _serves(world: _World) -> None:
     transport = _transport(connection)
     call = small_frame(Kind.CALL, 0, 9, pickle.dumps(("S.echo", (42,), {}, None, None), 5))
     connection.get_buffer(-1)[: len(call)] = call
-    connection.buffer_updated(len(call))
+    world.receive(connection, len(call))
     world.until(lambda: transport.written, "it does not answer any more")
     ((kind, _, ident, payload, _),) = _written(bytes(transport.written))
     assert (kind, ident, source.loads(payload)) == (Kind.RESULT, 9, (42,))

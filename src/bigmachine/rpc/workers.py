@@ -13,6 +13,7 @@ sake takes no other.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,6 +23,7 @@ from bigmachine.rpc.reactor import release
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
+_log = logging.getLogger("bigmachine.rpc")
 #: Workers that wait for calls; more than these end when their method has.
 _MOST_IDLE: Final = 64
 #: What `Steps.first` gives when there is no second step.
@@ -115,10 +117,17 @@ class Workers:
             if not self._idle:
                 task = self._loop.create_task(self._serve(), name="bigmachine-call", context=self.context.copy())
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._ended)
                 self.work_soon()  # after its first step, should that end in a method that waits
                 return
             release((self._idle.pop(),))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.error("a worker failed", exc_info=exc)
+        if self.queue:
+            self.work_soon()
 
     async def _serve(self) -> None:
         task = asyncio.current_task()
@@ -135,8 +144,6 @@ class Workers:
                     await _finish(work, context, waits_for)
                 del work, context, waits_for
                 if task.cancelling():
-                    if queue:
-                        self.work_soon()
                     return
             if self._is_closed or len(self._idle) >= _MOST_IDLE:
                 return
