@@ -188,6 +188,12 @@ class Connection(asyncio.BufferedProtocol):
             self._is_pumping = True
             self.reactor.loop.call_soon(self._pump)
 
+    def fall_silent(self) -> None:
+        """Send nothing more (for fault injection: the connection is about to be cut)."""
+        self.flush()
+        # Replaced rather than asked: a check would cost each frame something.
+        self._write = self.send_large = _drop  # type: ignore[method-assign]
+
     def close(self) -> None:
         """Close after what is gathered was written."""
         self.flush()
@@ -199,3 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         self.error = self.error or error
         if self._transport is not None:
             self._transport.abort()
+
+
+def _drop(_: object) -> None:
+    """Send nothing of it."""

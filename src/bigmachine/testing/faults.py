@@ -96,6 +96,8 @@ class FaultInjector:
             # Not `randrange`: how many dice that throws depends on the length.
             link.transmit(whole[: int(self._random.random() * len(whole))], by_bulk=False)
             _cut(link)
+            if link.main is not None:
+                link.main.fall_silent()  # what others send until then must not make the rest of this frame
         return True
 
 

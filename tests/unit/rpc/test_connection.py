@@ -133,6 +133,17 @@ def test_a_lone_frame_is_written_at_once(bench: Bench) -> None:
     assert bench.transport.writes == [b"one", b"two"]
 
 
+def test_one_that_falls_silent_sends_what_it_had_and_nothing_more(bench: Bench) -> None:
+    frames = [small_frame(CALL, 0, ident, b"x") for ident in range(3)]
+    bench.connection.send(frames[0])
+    bench.connection.send(frames[1])
+    bench.connection.fall_silent()
+    bench.connection.send(frames[2])
+    bench.connection.send_large([frames[2], bytes(CHUNK)])
+    bench.reactor.turn()
+    assert b"".join(bench.transport.writes) == frames[0] + frames[1]
+
+
 def test_further_frames_of_a_turn_leave_in_one_write_at_its_end(bench: Bench) -> None:
     for data in (b"1", b"2", b"3", b"4"):
         bench.connection.send(data)
