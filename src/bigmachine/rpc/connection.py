@@ -192,7 +192,8 @@ class Connection(asyncio.BufferedProtocol):
         """Send nothing more (for fault injection: the connection is about to be cut)."""
         self.flush()
         # Replaced rather than asked: a check would cost each frame something.
-        self._write = self.send_large = _drop  # type: ignore[method-assign]
+        self._write = _drop  # type: ignore[method-assign, assignment]
+        self.send_large = _drop  # type: ignore[method-assign, assignment]
 
     def close(self) -> None:
         """Close after what is gathered was written."""
