@@ -218,10 +218,10 @@ def test_a_machine_without_descriptors_serves_whom_it_has_and_recovers(cluster: 
 
 
 FEW_DESCRIPTORS = """
-import resource, socket, time
+import os, resource, socket, time
 import bigmachine
 from tests.cluster.fault_services import Target
-from tests.cluster.processes import agent_pid, descriptors
+from tests.cluster.processes import agent_pid
 
 if __name__ == "__main__":
     with bigmachine.start("local") as session:
@@ -232,7 +232,7 @@ if __name__ == "__main__":
         host, _, port = machine.address.partition("/")[0].rpartition(":")
         crowd = [socket.create_connection((host, int(port)), 5) for _ in range(200)]
         time.sleep(0.5)
-        print(descriptors(agent).total(), machine.call(Target.add, 1), machine.call("Supervisor.ping", 2))
+        print(len(os.listdir(f"/proc/{agent}/fd")), machine.call(Target.add, 1), machine.call("Supervisor.ping", 2))
         for sock in crowd:
             sock.close()
         begin = time.monotonic()
