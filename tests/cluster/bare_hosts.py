@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,8 @@ PATIENCE = 30.0
 
 def pythons() -> list[str]:
     """Find the Pythons of this computer that stage 0 can run on, one of each version."""
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    places = [*map(str, root.glob("versions/3.*/bin/python3"))]
+    beside = Path(sys.base_prefix).parent  # where an interpreter stands among others, each in a folder of its version
+    places = [*map(str, beside.glob("3.*/bin/python3"))]
     places += [found for minor in range(6, 15) if (found := shutil.which(f"python3.{minor}"))]
     places += ["/usr/bin/python3"]
     probe = "import sys,ssl;print(sys.version_info>=(3,6) and ssl.HAS_ALPN, sys.version.split()[0])"

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigmachine.lazy import lazily
+
 if TYPE_CHECKING:
     from bigmachine.agent.bootstrap import Bootstrap, Clocks
     from bigmachine.agent.commands import agent_command
@@ -48,16 +50,7 @@ _HOME = {
     "give_identity": "identity",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _HOME)
 
 __all__ = [
     "Bootstrap",

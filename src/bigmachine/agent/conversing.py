@@ -50,7 +50,7 @@ class Conversing:
     _reaper: Reaper
 
     def _pid(self) -> int:
-        raise NotImplementedError  # the supervisor's own
+        raise NotImplementedError  # this is a mixin: the Supervisor, which inherits it, knows its process
 
     async def halts(self) -> list[Halt]:
         """Give the debuggers of the program that wait in `breakpoint()`."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigmachine.lazy import lazily
+
 if TYPE_CHECKING:
     from bigmachine.image.entry import Entry, Form, detect
     from bigmachine.image.image import Image
@@ -25,15 +27,6 @@ _HOME = {
     "search_path": "search",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _HOME)
 
 __all__ = ["Entry", "Form", "Image", "detect", "interpreter_args", "program_traceback", "run", "search_path"]

@@ -42,7 +42,7 @@ def _cached(source: str, text: bytes, modified: int, size: int) -> bytes | None:
     try:
         with open(importlib.util.cache_from_source(source), "rb") as file:
             content = file.read()
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # the latter by `cache_from_source`, where an interpreter keeps none
         return None
     if len(content) <= _HEADER or content[:4] != importlib.util.MAGIC_NUMBER:
         return None

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigmachine.lazy import lazily
+
 if TYPE_CHECKING:
     from bigmachine.rpc.calls import Call
     from bigmachine.rpc.codec import Codec
@@ -54,16 +56,7 @@ _HOME = {
     "warm_up": "net",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _HOME)
 
 __all__ = [
     "DEFAULT_LIMIT",

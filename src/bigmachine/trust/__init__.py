@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigmachine.lazy import lazily
+
 if TYPE_CHECKING:
     from bigmachine.trust.authority import Authority
     from bigmachine.trust.contexts import (
@@ -46,16 +48,7 @@ _HOME = {
     "write_credentials": "credentials",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _HOME)
 
 __all__ = [
     "WAITING_ALPN",
