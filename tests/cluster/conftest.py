@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.processes import Cluster
 from tests.cluster.programs import (
     Outcome,
     Running,
@@ -96,3 +97,9 @@ def write(tmp_path: Path) -> WriteProgram:
         return path
 
     return write_file
+
+
+@pytest.fixture(params=["agent", "machine"])
+def called(request: pytest.FixtureRequest, cluster: Cluster) -> str:
+    """Whom the stranger calls by TLS."""
+    return cluster.agent_id if request.param == "agent" else cluster.machine_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import bigmachine
-from bigmachine import Session
+from bigmachine import Session, System
 from bigmachine.system.cost import Receipt, Use
 from bigmachine.systems.local import LocalSystem
 
@@ -88,6 +89,20 @@ def seen(browser: Any, session: Session) -> Iterator[tuple[Any, Problems]]:
     page.goto(url)
     expect(page.locator("#machines tbody tr")).to_have_count(3)
     yield page, problems
+    context.close()
+
+
+@contextlib.contextmanager
+def watched(browser: Any, n: int, system: System | str = "local") -> Iterator[tuple[Session, Any]]:
+    """Give a session with `n` machines that run, and its page."""
+    context = browser.new_context()
+    with bigmachine.start(system, output="off") as session:
+        for machine in session.start(n, services=[Work()]):
+            machine.wait()
+        page = context.new_page()
+        page.goto(session.serve_debug(port=0))
+        expect(page.locator("#t-machines")).to_have_text(f"{n} running")
+        yield session, page
     context.close()
 
 
@@ -175,14 +190,8 @@ def test_a_profile_without_anything_in_it_says_so(session: Session, seen: tuple[
 
 
 def test_who_is_missing_from_a_profile_is_named_beside_it(browser: Any) -> None:
-    with bigmachine.start("local", output="off") as session:
-        machines = session.start(3, services=[Work()])
-        for machine in machines:
-            machine.wait()
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(session.serve_debug(port=0))
-        expect(page.locator("#t-machines")).to_have_text("3 running")
+    with watched(browser, 3) as (session, page):
+        machines = session.machines()
         page.locator("#viewer-seconds").evaluate("field => { field.value = '3' }")
         calls = [machine.submit(Work.spin) for machine in machines]
         pids = [machine.call("Supervisor.getpid") for machine in machines[1:]]
@@ -194,7 +203,6 @@ def test_who_is_missing_from_a_profile_is_named_beside_it(browser: Any) -> None:
         expect(page.locator("#viewer-said")).to_have_class("warning")
         expect(page.frame_locator("#viewer-frame").get_by_text("Left Heavy")).to_be_visible()
         calls[0].cancel()
-        context.close()
 
 
 class Priced(LocalSystem):
@@ -209,20 +217,14 @@ class Priced(LocalSystem):
 
 def test_what_machines_cost_is_shown_and_where_they_have_no_price_a_dash(browser: Any) -> None:
     system = Priced()
-    with bigmachine.start(system, output="off") as session:
-        machines = session.start(2, services=[Work()])
-        for machine in machines:
-            machine.wait()
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(session.serve_debug(port=0))
+    with watched(browser, 2, system) as (session, page):
+        machines = session.machines()
         costs = page.locator("#machines thead th").all_text_contents().index("cost")
         cell = row(page, "m2").locator(f":scope > *:nth-child({costs + 1})")
         expect(cell).to_have_text("\u2013")  # a dash
         system.host = machines[0].machine_id.rpartition("-")[0]
         expect(cell).to_have_text(re.compile(r"\$0\.5\d"))  # they share a host
         expect(page.locator("#t-cost")).to_have_text(re.compile(r"\$1\.0\d \(\$3\.60/h\)"))
-        context.close()
 
 
 def test_the_page_fits_a_telephone(browser: Any, session: Session) -> None:
@@ -260,18 +262,12 @@ def test_the_page_is_worked_by_keys_alone(seen: tuple[Any, Problems]) -> None:
 
 
 def test_a_machine_that_dies_is_shown_with_its_cause_and_so_is_the_end_of_the_session(browser: Any) -> None:
-    with bigmachine.start("local", output="off") as session:
-        machines = session.start(2, services=[Work()])
-        for machine in machines:
-            machine.wait()
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(session.serve_debug(port=0))
-        expect(page.locator("#t-machines")).to_have_text("2 running")
+    with watched(browser, 2) as (session, page):
+        machines = session.machines()
         os.kill(machines[1].call("Supervisor.getpid"), signal.SIGKILL)
         expect(row(page, "m2")).to_contain_text("stopped")
         expect(row(page, "m2")).to_contain_text("SIGKILL")
         expect(row(page, "m2").get_by_role("button")).to_have_count(0)
         expect(page.locator("#t-machines")).to_have_text("1 running")
-    expect(page.locator("#link")).to_have_text("the session has ended")
-    context.close()
+        session.shutdown()
+        expect(page.locator("#link")).to_have_text("the session has ended")

@@ -42,12 +42,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["agent", "machine"])
-def called(request: pytest.FixtureRequest, cluster: Cluster) -> str:
-    """Whom the stranger calls by TLS."""
-    return cluster.agent_id if request.param == "agent" else cluster.machine_id
-
-
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
 def test_what_is_no_tls_is_hung_up_on(cluster: Cluster, data: bytes) -> None:
     with cluster.unharmed(), connected(cluster.place, AT_ONCE) as sock:

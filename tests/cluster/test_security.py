@@ -35,12 +35,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["agent", "machine"])
-def called(request: pytest.FixtureRequest, cluster: Cluster) -> str:
-    """Whom the stranger calls by TLS."""
-    return cluster.agent_id if request.param == "agent" else cluster.machine_id
-
-
 # No byte is unpickled from a peer that has not proved who it is.
 
 

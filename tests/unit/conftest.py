@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,13 @@ def machine(session: Session) -> Machine:
     (machine,) = session.start(services=[Echo()])
     machine.wait(State.RUNNING, 10)
     return machine
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A register of this test's own."""
+    place = tmp_path / "runtime"
+    place.mkdir(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return place

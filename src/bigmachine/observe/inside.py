@@ -7,10 +7,13 @@ may be stuck, is needed. Two who ask at once are both answered.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import math
+import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -53,6 +56,18 @@ async def observe(what: str, options: Mapping[str, Any], statistics: Counting, b
         return await in_thread(lambda: look(**fitting))
     except ValueError as error:
         raise InvalidCall(str(error)) from error
+
+
+def counts(statistics: Counting, services: Sequence[str], born: float) -> dict[str, object]:
+    """Give what `Supervisor.expvars` says: the process's counts of itself; "calls" has a `MethodSnapshot` a method."""
+    return {
+        "calls": statistics.snapshot(),
+        "services": services,
+        "uptime": time.time() - born,
+        "threads": threading.active_count(),
+        "modules": len(sys.modules),
+        "gc_collections": [generation["collections"] for generation in gc.get_stats()],
+    }
 
 
 def _fitting(look: Callable[..., object], given: Mapping[str, object], options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,4 +190,4 @@ def checked(seconds: object) -> float:
 
 _LOOKS: Final[dict[str, Callable[..., Any]]] = {"cpu": _cpu, "heap": heap, "mutex": _mutex}
 
-__all__ = ["Counting", "checked", "heap", "in_thread", "observe"]
+__all__ = ["Counting", "checked", "counts", "heap", "in_thread", "observe"]

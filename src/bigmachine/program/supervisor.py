@@ -6,11 +6,8 @@ Everything else that the Go original's supervisor does is answered by the agent,
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import logging
-import sys
-import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -102,14 +99,9 @@ class Supervisor:
 
     async def expvars(self) -> dict[str, object]:
         """Give what the program's process counts about itself; "calls" has a `MethodSnapshot` a method."""
-        return {
-            "calls": self._statistics.snapshot(),
-            "services": self._table.names(),
-            "uptime": time.time() - self._born,
-            "threads": threading.active_count(),
-            "modules": len(sys.modules),
-            "gc_collections": [generation["collections"] for generation in gc.get_stats()],
-        }
+        from bigmachine.observe import inside
+
+        return inside.counts(self._statistics, self._table.names(), self._born)
 
 
 async def _drained(name: str, service: Any) -> None:

@@ -20,17 +20,9 @@ from bigmachine.session import Session, register
 from bigmachine.systems.inprocess import InprocessSystem
 from tests.unit.inside import Echo, inside
 
+pytestmark = pytest.mark.usefixtures("runtime")
+
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A register of this test's own."""
-    place = tmp_path / "runtime"
-    place.mkdir(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return place
 
 
 @pytest.fixture

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -166,14 +163,9 @@ class _ProgramSupervisor:
         return await inside.observe(what, options, self._statistics, self._born)
 
     async def expvars(self) -> dict[str, object]:
-        return {
-            "calls": self._statistics.snapshot(),
-            "services": self._table.names(),
-            "uptime": time.time() - self._born,
-            "threads": threading.active_count(),
-            "modules": len(sys.modules),
-            "gc_collections": [generation["collections"] for generation in gc.get_stats()],
-        }
+        from bigmachine.observe import inside
+
+        return inside.counts(self._statistics, self._table.names(), self._born)
 
 
 def _authorize(peer: Peer, method: str) -> None:
