@@ -22,7 +22,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image.bundle import Bundle, Part, default_cache, kept_bundle
 from bigmachine.image.elf_edit import stripped
 from bigmachine.image.manifest import Platform
-from bigmachine.image.platforms import this_platform, usual_machine
+from bigmachine.image.platforms import check_processor, this_platform, usual_machine
 from bigmachine.trust.request import has_libcrypto
 
 #: The folder of the kit that belongs on `sys.path`.
@@ -46,6 +46,7 @@ def kit_bundle(target: Platform, *, cache: Path | None = None) -> Bundle:
     Raises:
         ImageError: if a package is missing here, or cannot be had for that platform.
     """
+    check_processor(target)
     ours, cache = this_platform(), cache or default_cache()
     if _kind(target) == _kind(ours):
         places = _installed({**_PACKAGES, **({} if has_libcrypto() else _CRYPTOGRAPHY)})

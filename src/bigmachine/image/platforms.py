@@ -11,8 +11,12 @@ import sysconfig
 from collections.abc import Iterable
 from typing import Final
 
+from bigmachine.errors import ImageError
 from bigmachine.image.manifest import Platform
 
+#: Where the tag of extension modules says the processor, as in `cpython-311-x86_64-linux-gnu`.
+_TRIPLET: Final = re.compile(r"-([^-]+)-linux-")
+_64_BITS: Final = ("x86_64", "aarch64")
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -54,6 +58,21 @@ def takes(target: Platform, ours: Platform) -> bool:
     return same and kind == other and libc_version(target.libc) >= libc_version(ours.libc)
 
 
+def check_processor(target: Platform) -> None:
+    """See that a platform's Python is for its processor: systems with 32 bits run on processors with 64.
+
+    Raises:
+        ImageError: if it is not.
+    """
+    machine = usual_machine(target.machine)
+    built = _TRIPLET.search(target.abi)
+    if built is not None and machine in _64_BITS and usual_machine(built[1]) != machine:
+        raise ImageError(
+            f"its Python is for {built[1]}, and its processor is {target.machine}: take a system that is for "
+            f"{target.machine}, too, or install such a Python there"
+        )
+
+
 #: Names of the tags from before they said the version of glibc (PEP 600).
 _LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
@@ -75,4 +94,4 @@ def _glibc_of(tag: str) -> tuple[int, ...] | None:
     return (int(match[1]), int(match[2])) if match else _LEGACY.get(name.partition("_")[0])
 
 
-__all__ = ["libc_version", "takes", "this_platform", "usual_machine", "wheel_fits"]
+__all__ = ["check_processor", "libc_version", "takes", "this_platform", "usual_machine", "wheel_fits"]

@@ -250,7 +250,7 @@ class Session(Sight):
         # What cannot be packed is said before anything is bought.
         digest = ""
         if cargo is not None and system.is_paid:
-            digest = cargo.check(_PACKING)
+            digest = cargo.check(_PACKING, system.foresee())
             cargo.compress(count)  # its hosts take their time, and have nothing yet
         places = self._launch(system, self._ticket(authority, digest), count)
         if cargo is not None:

@@ -12,7 +12,8 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from bigmachine.image.scanned import Scan
     from bigmachine.machine import Settle
     from bigmachine.rpc import Link
-    from bigmachine.system import Launched
+    from bigmachine.system import Foreseen, Launched
 
 _log = logging.getLogger("bigmachine")
 #: A host looks through its cache for what it has; on a slow disk that may take a while.
@@ -109,20 +110,36 @@ class Cargo:
         self._scans: dict[Platform | None, concurrent.futures.Future[Scan]] = {}
         self._deliveries: dict[str, _Delivery] = {}
         self._lock = threading.Lock()
+        #: The platforms that it goes to, as far as is known: what a scan takes.
+        self._targets: list[Platform | None] = [None]
         self.gathering = Gathering(1)
 
     def begin(self) -> None:
         """Pack it for machines like this one, in the background, while their hosts come up."""
         self._packed(None)
 
-    def check(self, timeout: float) -> str:
-        """Wait until it is packed for machines like this one; gives its digest.
+    def check(self, timeout: float, hosts: Sequence[Foreseen] = ()) -> str:
+        """Wait until it is packed for these hosts, with what their agents need; none: for machines like this one.
+
+        Gives its digest, "" if it is not known before they are there.
 
         Raises:
-            ImageError: if it cannot be, or not within `timeout` seconds.
+            ImageError: if it cannot be, or not within `timeout` seconds; the text names what cannot be had.
         """
+        if hosts:
+            from bigmachine.session.foreseen import make_kit, platform_of
+
+            end = time.monotonic() + timeout
+            platforms = [platform_of(each) for each in hosts]
+            self._targets = list(dict.fromkeys(map(_target, platforms)))
+            for target in self._targets:
+                self._packed(target)  # meanwhile
+            for each, platform in zip(hosts, platforms, strict=True):
+                make_kit(each, platform)
+            timeout = max(0.0, end - time.monotonic())
         try:
-            return self._packed(None).result(timeout).manifest.digest
+            packed = [self._packed(target).result(timeout) for target in self._targets]
+            return packed[0].manifest.digest if self._targets == [None] else ""
         except TimeoutError as error:
             raise ImageError(
                 f"packing the program took more than {timeout:.0f} s: does it lie on a slow disk?"
@@ -138,7 +155,7 @@ class Cargo:
         from bigmachine.image.plan import Wanted
 
         with contextlib.suppress(ImageError):  # it is being edited, and packed again once somebody lacks it
-            packed = self._packed(None).result()
+            packed = self._packed(self._targets[0]).result()
             everything = Wanted(False, "", tuple(layer.id for layer in packed.manifest.layers))
             for _ in frames(packed, everything, Warming(), PACK_SIZE if hosts == 1 else SMALL_PACK_SIZE):
                 if self._deliveries:  # from now on it is made as it is sent
@@ -224,10 +241,14 @@ class Cargo:
         Raises:
             ImageError: if a package cannot be had for it.
         """
-        from bigmachine.image.platforms import takes, this_platform
+        return await asyncio.wrap_future(self._packed(_target(platform), distrusted))
 
-        target = None if takes(platform, this_platform()) else platform
-        return await asyncio.wrap_future(self._packed(target, distrusted))
+
+def _target(platform: Platform) -> Platform | None:
+    """Return what a scan takes for a platform: None, if it takes what is compiled for this one."""
+    from bigmachine.image.platforms import takes, this_platform
+
+    return None if takes(platform, this_platform()) else platform
 
 
 class _Delivery:

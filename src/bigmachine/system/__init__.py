@@ -1,6 +1,7 @@
 """The contract between the library and those who provide machines."""
 
 from bigmachine.system.contract import (
+    Foreseen,
     Guest,
     HasMachineId,
     Keepalive,
@@ -15,6 +16,7 @@ from bigmachine.system.contract import (
 from bigmachine.system.registry import create, names, register_system
 
 __all__ = [
+    "Foreseen",
     "Guest",
     "HasMachineId",
     "Keepalive",

@@ -78,6 +78,21 @@ class Runtime:
 
 
 @frozen
+class Foreseen:
+    """What is known of a host before it is there, so that what cannot be had for it is told before it is bought.
+
+    `what` names it in messages, such as "an instance of type c7g.large". It runs Linux; `machine` is as `uname -m` says
+    there, `libc` such as "glibc 2.36", `python` the version of the Python that it has, such as "3.11". Whatever is not
+    known is empty, and refuses nothing.
+    """
+
+    what: str
+    machine: str
+    libc: str = ""
+    python: str = ""
+
+
+@frozen
 class Launched:
     """A place for one machine: an agent, and how to reach it.
 
@@ -185,6 +200,15 @@ class System(abc.ABC):
 
         Raises: ProvisionError, if it is clear already that there will be no machines.
         """
+
+    def foresee(self) -> Sequence[Foreseen]:
+        """Say what hosts the next `launch` may give, each kind once, as far as that is known; nothing by default.
+
+        Asked before each `launch`, if it `is_bare` and `is_paid`. It may wait for what `prepare` began.
+
+        Raises: ProvisionError, if it is clear already that there will be no machines.
+        """
+        return ()
 
     def fate(self, place: Launched, is_sure: bool) -> tuple[Cause, str] | None:
         """Say why a place is gone, and in which words; None if it is there as far as the provider knows.

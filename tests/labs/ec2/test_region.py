@@ -57,7 +57,10 @@ def test_machines_come_up_in_time_and_every_end_is_known_at_once(region: Region)
     assert float(driver.expect("RUNNING", 90)) < 40
     assert driver.expect("WHERE") == "systemd systemd systemd"
     phases = driver.expect("PHASES").split()
-    assert phases[:4] == ["requesting", "booting", "reached", "agent"]
+    assert phases[:3] == ["requesting", "booting", "bringing-up-its-agent"]
+    sent = [int(size) for size in driver.expect("SENT").split()]
+    assert len(sent) == 3
+    assert all(size > 500_000 for size in sent)  # the agent's kit
     assert driver.expect("READ") == "fs.file-max=134217728"
     assert '"port": 443' in driver.expect("TAIL")
     assert driver.expect("PRICE") == "m5.large m5.large m5.large"
@@ -202,6 +205,7 @@ def refusals(region: Region) -> dict[str, str]:
         ("capacity", "on-demand c5.large in any zone: 0 of 3 (InsufficientInstanceCapacity"),
         ("spot", "spot m5.large, m5a.large, c5.large in us-east-1a, us-east-1b"),
         ("architecture", "the type of instance is arm64"),
+        ("processor", "an instance of type m6g.large: "),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_anything_is_bought(

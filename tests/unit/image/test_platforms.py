@@ -6,7 +6,7 @@ import pytest
 
 from bigmachine.errors import ImageError
 from bigmachine.image.manifest import Platform
-from bigmachine.image.platforms import takes, wheel_fits
+from bigmachine.image.platforms import check_processor, takes, wheel_fits
 from bigmachine.image.uv import uv_platform
 
 OURS = Platform("3.11.7", "cpython-311-x86_64-linux-gnu", "Linux", "x86_64", "glibc 2.36")
@@ -70,3 +70,30 @@ def test_a_platform_has_the_name_of_the_newest_wheels_that_it_takes(
 def test_a_platform_without_wheels_is_refused(system: str, machine: str, libc: str) -> None:
     with pytest.raises(ImageError, match=f"no packages are known for {system} on {machine}"):
         uv_platform(Platform("3.11.7", "", system, machine, libc))
+
+
+@pytest.mark.parametrize(
+    ("abi", "machine"),
+    [
+        ("cpython-311-i386-linux-gnu", "x86_64"),
+        ("cpython-311-arm-linux-gnueabihf", "aarch64"),
+    ],
+)
+def test_a_python_with_32_bits_on_a_processor_with_64_is_named(abi: str, machine: str) -> None:
+    built = abi.split("-")[2]
+    with pytest.raises(ImageError, match=f"its Python is for {built}, and its processor is {machine}: take a system"):
+        check_processor(dataclasses.replace(OURS, abi=abi, machine=machine))
+
+
+@pytest.mark.parametrize(
+    ("abi", "machine"),
+    [
+        ("cpython-311-x86_64-linux-gnu", "x86_64"),
+        ("cpython-313t-aarch64-linux-musl", "aarch64"),
+        ("cpython-311-aarch64-linux-gnu", "arm64"),
+        ("cpython-311-darwin", "arm64"),
+        ("", "x86_64"),
+    ],
+)
+def test_other_pythons_are_for_their_processor_as_far_as_can_be_told(abi: str, machine: str) -> None:
+    check_processor(dataclasses.replace(OURS, abi=abi, machine=machine))

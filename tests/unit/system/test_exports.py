@@ -7,6 +7,7 @@ import bigmachine.system
 
 def test_the_public_names_are_these() -> None:
     assert bigmachine.system.__all__ == [
+        "Foreseen",
         "Guest",
         "HasMachineId",
         "Keepalive",

@@ -11,7 +11,7 @@ from bigmachine.systems.ec2.failures import Kind, Refused
 if TYPE_CHECKING:
     from bigmachine.systems.ec2.api import Api
 
-#: Public parameters of the Systems Manager; `{arch}` is as each of the makers writes it.
+#: Public parameters of the Systems Manager, each of one release; `{arch}` is as each of the makers writes it.
 _PARAMETERS: Final = {
     "debian": ("/aws/service/debian/release/12/latest/{arch}", {"x86_64": "amd64", "arm64": "arm64"}),
     "ubuntu": (
@@ -23,18 +23,29 @@ _PARAMETERS: Final = {
         {"x86_64": "x86_64", "arm64": "arm64"},
     ),
 }
+#: The C library and the Python of those releases.
+_FACTS: Final = {
+    "debian": ("glibc 2.36", "3.11"),
+    "ubuntu": ("glibc 2.39", "3.12"),
+    "amazon": ("glibc 2.34", "3.9"),
+}
 #: Owner and name, for images that no parameter tells.
 _NAMES: Final = {"flatcar": ("075585003325", "Flatcar-stable-*-hvm*")}
 
 
 @frozen
 class Ami:
-    """An image: its id, the name of its root device, the GiB that this has at least, its architecture."""
+    """An image: its id, the name of its root device, the GiB that this has at least, its architecture.
+
+    `libc` and `python` are what it has, such as "glibc 2.36" and "3.11"; empty if that is not known.
+    """
 
     id: str
     root: str
     gib: int
     arch: str
+    libc: str = ""
+    python: str = ""
 
 
 def find(api: Api, flavor: str, arch: str, given: str = "") -> Ami:
@@ -62,7 +73,8 @@ def find(api: Api, flavor: str, arch: str, given: str = "") -> Ami:
         for each in image.get("BlockDeviceMappings", ())
         if each.get("DeviceName") == root
     ]
-    return Ami(name, root, max(sizes, default=0), arch)
+    libc, python = ("", "") if given else _FACTS.get(flavor, ("", ""))
+    return Ami(name, root, max(sizes, default=0), arch, libc, python)
 
 
 def _newest(api: Api, flavor: str, arch: str) -> str:

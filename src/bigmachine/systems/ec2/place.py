@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.bare import BareHost, Raised, bring_up, tcp
@@ -38,13 +39,17 @@ _LINES: Final = 20
 
 @dataclass(slots=True)
 class Place:
-    """An instance and what is known of it. `steps`: how far it has come, and when (seconds since the epoch)."""
+    """An instance and what is known of it. `steps`: how far it has come, and when (seconds since the epoch).
+
+    `sent`: the bytes that went there from here to bring its agent up.
+    """
 
     bought: Bought
     steps: list[tuple[str, float]] = field(default_factory=list)
     address: str = ""
     facts: Facts | None = None
     raised: Raised | None = None
+    sent: int = 0
     began: float = field(default_factory=time.time)
     ended: float | None = None
     is_given: bool = False
@@ -69,7 +74,10 @@ class Place:
         runtime = None if raised is None else Runtime(raised.python, raised.platform)
         name = self.address if raised is None else raised.facts.hostname
         cpus = vcpus if raised is None else min(vcpus, raised.facts.cpus)
-        return Launched(self.agent_id, self.address, port, name, max(1, cpus), runtime=runtime, steps=tuple(self.steps))
+        steps = tuple(self.steps)
+        return Launched(
+            self.agent_id, self.address, port, name, max(1, cpus), runtime=runtime, steps=steps, sent=self.sent
+        )
 
 
 def agent_of(instance_id: str) -> str:
@@ -112,17 +120,20 @@ class Raiser:
             BigmachineError: if it does not come about; the text has the end of the console's output.
         """
         try:
-            place.step("booting")
+            self._step(place, "booting")
             place.address = self._reach(place)
-            place.step("reached")
+            self._step(place, "bringing up its agent")
             with BareHost(
                 tcp(place.address, self._port), self._driver, self._bootstrap_id, host=f"instance {place.id}"
             ) as host:
                 # All instances of a request come up with one identity. So each is given one of its own here, over the
                 # connection that the first one has secured, and makes a key that nobody else has seen in exchange.
                 own = self._ticket.issue(Role.BOOTSTRAP, place.agent_id)
-                place.raised = bring_up(host, own, self._clocks, tethered=False, notices="ec2", depot=self._depot)
-            place.step("agent")
+                note = partial(self._note, place)
+                place.raised = bring_up(
+                    host, own, self._clocks, tethered=False, notices="ec2", depot=self._depot, note=note
+                )
+            place.sent = place.raised.sent
             self._ticket.adopt(place.launched(self._port, vcpus))
         except BigmachineError as error:
             told = self._why(place, error)
@@ -132,6 +143,16 @@ class Raiser:
             if told is error:
                 raise
             raise told from error
+        finally:
+            self._ticket.tell(_shown(place), "")
+
+    def _step(self, place: Place, name: str) -> None:
+        place.step(name)
+        self._ticket.tell(_shown(place), name)
+
+    def _note(self, place: Place, stage: str, sent: int) -> None:
+        if sent:
+            self._ticket.tell(_shown(place), f"{stage} its agent {sent / 1e6:.1f} MB")
 
     def _why(self, place: Place, error: BigmachineError) -> BigmachineError:
         """Give the error; or another one, if what failed did so because the instance was ending."""
@@ -180,6 +201,11 @@ class Raiser:
             return console(self._api, instance_id)[-_LINES:]
         except (BigmachineError, Refused):
             return []
+
+
+def _shown(place: Place) -> str:
+    """Name an instance where people read how far it is."""
+    return f"{place.id} ({place.bought.type})"
 
 
 def _ended(facts: Facts) -> ProvisionError:

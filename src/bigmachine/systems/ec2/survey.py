@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import ProvisionError
 from bigmachine.frozen import frozen
+from bigmachine.image.platforms import usual_machine
+from bigmachine.system import Foreseen
 from bigmachine.systems.ec2 import catalogue, image
 from bigmachine.systems.ec2.catalogue import Prices
 from bigmachine.systems.ec2.failures import Refused
@@ -38,6 +40,12 @@ class Survey:
         """
         rungs, dropped = ladder(options, self.kinds, Prices(self.spot, ondemand), self.places)
         return Plan(n, self.region, self.ami.id, options.life, rungs, dropped)
+
+    def foreseen(self) -> Foreseen:
+        """Say what is known of the instances; all types are of one architecture, that of the image."""
+        types = " or ".join(kind.name for kind in self.kinds)
+        machine = usual_machine(self.ami.arch)
+        return Foreseen(f"an instance of type {types}", machine, libc=self.ami.libc, python=self.ami.python)
 
     def vcpus(self, name: str) -> int:
         """Say how many vCPUs a type has."""

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from bigmachine.agent.delivery import Stage0Orders, user_data
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, ProvisionError
-from bigmachine.image.kit import kit_bundle
-from bigmachine.image.platforms import this_platform
-from bigmachine.system import HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of, lines
+from bigmachine.system import Foreseen, HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of, lines
 from bigmachine.system.cost import Receipt, Use, receipt
 from bigmachine.systems.ec2.api import Api
 from bigmachine.systems.ec2.catalogue import Prices, ondemand_prices
@@ -210,6 +208,9 @@ class EC2System(System):
         """
         return self._surveyed().plan(n, self.options, self._ondemand(_PRICES))
 
+    def foresee(self) -> Sequence[Foreseen]:
+        return (self._surveyed().foreseen(),)
+
     # start
 
     def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
@@ -222,7 +223,6 @@ class EC2System(System):
         self._ticket = ticket
         origin = self._origin(ticket)
         began = time.time()
-        _in_thread(lambda: kit_bundle(this_platform()), "kit")  # packed while instances boot, if it is not yet
         wanted, raiser = self._order(found, ticket, origin)
         raising: list[tuple[Place, concurrent.futures.Future[None]]] = []
         with concurrent.futures.ThreadPoolExecutor(min(n, _AT_ONCE), "bigmachine-ec2-raise") as pool:
@@ -235,8 +235,10 @@ class EC2System(System):
             def marks(request: str) -> Mapping[str, str]:
                 return origin.tags(request, self.options.tags)
 
+            ticket.tell(self.name, f"requesting {n} of {', '.join(self.options.types)}")
             try:
                 tried = climb(self._connected(), n, wanted, plan.rungs, marks, take)
+                ticket.tell(self.name, "")
                 self._is_unclear |= any(each.is_unclear for each in tried)
                 if not raising:
                     raise refusal(n, tried, plan.dropped)
@@ -248,6 +250,7 @@ class EC2System(System):
                     for place in ready:
                         place.is_given = True
             except BaseException as error:
+                ticket.tell(self.name, "")
                 # An answer may have been lost: what was bought then is found by its tags.
                 self._is_unclear = True
                 self._end([place for place, _ in raising])

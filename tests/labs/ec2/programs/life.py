@@ -65,6 +65,8 @@ def main() -> None:
         print(f"RUNNING {time.monotonic() - began:.2f}", flush=True)
         print("WHERE", *(machine.call(Worker.where) for machine in machines), flush=True)
         print("PHASES", *dict.fromkeys(span.phase.replace(" ", "-") for span in session.timeline()), flush=True)
+        sent = [span.sent for span in session.timeline() if span.phase == "bringing up its agent"]
+        print("SENT", *sent, flush=True)
         with system.read(machines[0], "/etc/sysctl.d/90-bigmachine.conf") as file:
             print("READ", file.readline().decode().strip(), flush=True)
         log = system.tail(machines[0])
