@@ -232,7 +232,7 @@ program.serve(make_session)
     with raw_driver(tmp_path, Clocks(lease=60, hang=0.5, first_contact=60)) as driver:
         # One conversion in C, without a look at anything else, for some seconds.
         driver.launch(1, "import sys; sys.set_int_max_str_digits(0)\n" + source.replace("200_000", "600_000"))
-        wait_until(lambda: driver.output(1), "the number is there")
+        wait_until(lambda: driver.output(1).endswith(b"\n"), "the number is there")
         assert driver.output(1) == b"507059\n"
         assert driver.call(driver.machine(1), "Supervisor.ping", 1) == 1
 

@@ -25,7 +25,7 @@ from asyncio.events import _get_running_loop
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.rpc.context import get_current
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from bigmachine.rpc.near import Near
 
 _log = logging.getLogger("bigmachine.rpc")
+#: Seconds after which a thread that waits sees whether a signal has come that did not wake it.
+_LOOKS_UP: Final = 1.0
 R = TypeVar("R")
 
 _PENDING = "PENDING"
@@ -354,8 +356,9 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         self.lock = lock
         self._has_company = True
         try:
-            if self._now is _PENDING:
-                lock.acquire()
+            # A signal that comes just before this thread sleeps does not wake it: its handler runs when it next looks.
+            while self._now is _PENDING and not lock.acquire(True, _LOOKS_UP):
+                pass
         finally:
             self.lock = None
             if self.carrier is not None:

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
+import signal
 import sys
 import threading
 import time
@@ -213,11 +214,11 @@ def test_a_thread_that_was_interrupted_while_it_waited_can_wait_again(call: Call
             self.lock = lock()
             self.count = 0
 
-        def acquire(self) -> bool:
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
             self.count += 1
             if self.count == 2:
                 raise Interrupted
-            return self.lock.acquire()
+            return self.lock.acquire(blocking, timeout)
 
         def release(self) -> None:
             self.lock.release()
@@ -229,6 +230,20 @@ def test_a_thread_that_was_interrupted_while_it_waited_can_wait_again(call: Call
     again = in_thread(call.result)
     soon(lambda: call.finish(3))
     assert again() == 3
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_handled_all_the_same(call: Call[int]) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: call.finish(3))
+    try:
+        # To another thread: as when one comes just before the main thread sleeps, its sleep is not cut short.
+        sent = soon(lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+        late = threading.Timer(10, call.finish, (4,))
+        late.start()
+        assert call.result() == 3
+        late.cancel()
+        sent.join(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_waiting_on_the_loop_that_carries_the_call_is_refused_because_nothing_would_come(

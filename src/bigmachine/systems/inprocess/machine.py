@@ -19,7 +19,7 @@ from bigmachine.system import MakeDialer, Ticket
 from bigmachine.trust import Peer, Role
 
 #: After a failed init: time for the answer of the call that brought the service, which has the exception itself.
-_LAST_ANSWER = 0.01
+_LAST_ANSWER = 0.1
 
 
 class Ender(Protocol):
