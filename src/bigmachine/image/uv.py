@@ -55,7 +55,8 @@ def uv_platform(target: Platform) -> str:
 
 def described(target: Platform) -> str:
     """Name a platform as messages do."""
-    return f"{target.system} on {target.machine}, Python {target.minor}"
+    libc = " with musl" if "musl" in target.libc else ""
+    return f"{target.system} on {target.machine}{libc}, Python {target.minor}"
 
 
 class Uv:

@@ -205,6 +205,35 @@ class Lab:
                 "[ -c $p ] && [ ! -L $p ] && umount $p; done; true",
             )
 
+    @contextlib.contextmanager
+    def lying(self, host: int, *, lines: str = "", under: str = "") -> Iterator[None]:
+        """Have a host's Python run some lines before anything else, by a command such as `setarch i686`."""
+        real = Path(os.path.realpath("/usr/bin/python3"))
+        home = self.files / f"h{host}" / "home"
+        shutil.copy2(real, home / "python")
+        (home / "lying").write_text(f'#!/bin/sh\nexec {under} /home/python "$1" "{lines}\n$2"\n')
+        (home / "lying").chmod(0o755)
+        self.enter(host, f"mount --bind /home/lying {real}")
+        try:
+            yield
+        finally:
+            self.enter(host, f"umount {real}")
+            for name in ("lying", "python"):
+                (home / name).unlink()
+
+    @contextlib.contextmanager
+    def saying(self, host: int, program: str, text: str) -> Iterator[None]:
+        """Have a program of a host say some text, and nothing else."""
+        home = self.files / f"h{host}" / "home"
+        (home / "saying").write_text(f"#!/bin/sh\necho '{text}'\n")
+        (home / "saying").chmod(0o755)
+        self.enter(host, f"mount --bind /home/saying $(command -v {program})")
+        try:
+            yield
+        finally:
+            self.enter(host, f"umount $(command -v {program})")
+            (home / "saying").unlink()
+
     # drivers
 
     def drive(

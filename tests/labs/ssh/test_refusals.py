@@ -12,9 +12,17 @@ import pytest
 from tests.labs.ssh.lab import Lab
 
 
-def fails(lab: Lab, host: str, *, config: Path | None = None, within: float = 20.0, count: int = 1) -> tuple[str, str]:
+def fails(
+    lab: Lab,
+    host: str,
+    *,
+    config: Path | None = None,
+    within: float = 20.0,
+    count: int = 1,
+    environ: dict[str, str] | None = None,
+) -> tuple[str, str]:
     """Ask a host for machines; gives the error and its text. Nothing may be left of the attempt, anywhere."""
-    outcome = lab.run("attempt.py", str(count), hosts=host, config=config)
+    outcome = lab.run("attempt.py", str(count), hosts=host, config=config, environ=environ)
     failed = re.search(r"^FAILED (\w+) ([\d.]+) (.*?)^LEFT (\[.*\]) (-?\d+)$", outcome.out, re.MULTILINE | re.DOTALL)
     assert failed is not None, outcome.out + outcome.err
     assert float(failed[2]) < within, outcome.out
