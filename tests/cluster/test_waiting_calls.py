@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,3 +70,28 @@ def test_calls_go_on_after_the_connections_were_cut(machine: Machine) -> None:
         assert machine.retry_call(Target.echo, n) == n
         call_often(machine)
         assert machine.call(Target.echo, n) == n
+
+
+def test_a_signal_that_does_not_wake_the_thread_that_reads_is_handled_all_the_same(machine: Machine) -> None:
+    class Heard(Exception):
+        pass
+
+    def hear(number: int, frame: object) -> None:
+        raise Heard
+
+    def send() -> None:
+        wait_for(lambda: is_read_directly(machine), "the main thread reads by itself")
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # to this thread, so the other sleeps on
+
+    before = signal.signal(signal.SIGUSR1, hear)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            sent = threads.submit(send)
+            begin = time.monotonic()
+            with pytest.raises(Heard):
+                machine.call(Target.doze, LIMIT)
+            assert time.monotonic() - begin < LIMIT / 2
+            sent.result(LIMIT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert machine.call(Target.echo, 1) == 1

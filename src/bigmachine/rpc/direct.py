@@ -20,6 +20,7 @@ import os
 import pickle
 import socket
 import ssl
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.rpc")
 #: What `Direct.call` returns for a call that has to go by the link's loop.
 ELSEWHERE: Final = object()
+#: Whole seconds after which a thread that reads sees whether a signal has come that did not wake it.
+_LOOKS_UP: Final = 1
 #: A link with so many calls of waiting threads is likely to have many more: connecting costs some milliseconds.
 _WORTH_IT = 64
 #: What was not used for so long may have been forgotten by something between, a NAT; it is dialled anew.
@@ -205,6 +208,8 @@ class Direct:
             self._decoder = decoder
             self._receive(sock, 0)
             sock.settimeout(None)
+            # It still blocks, but looks for signals meanwhile: one that came just before it slept has not woken it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _LOOKS_UP, 0))
             link.reactor.post(self._install, sock, main)
         except (BigmachineError, OSError, EOFError, WireError, RuntimeError) as exc:
             _log.debug("no connection to %s for calls that wait: %r", link.name, exc)
