@@ -1,9 +1,10 @@
 """Put layers together to a real virtual environment: `sys.executable`, console scripts and metadata work in it.
 
-A folder in site-packages that one layer alone has is a symbolic link to it. Where several have it, and where a library
-in the layer looks for those of others relative to itself, files are hard links, one by one: the system follows symbolic
-links before it goes up a folder, so such a library finds others only if it lies beside them. The environment is built
-under another name and renamed when it is whole; then nothing in it is changed any more but byte code.
+A tree of the project, and a folder in site-packages that one layer alone has, is a symbolic link to the layer. Where
+several have a folder, and where a library in the layer looks for those of others relative to itself, files are hard
+links, one by one: the system follows symbolic links before it goes up a folder, so such a library finds others only if
+it lies beside them. The environment is built under another name and renamed when it is whole; then nothing in it is
+changed any more but byte code.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bigmachine.errors import ImageError
 from bigmachine.image import recorded, scripts
-from bigmachine.image.manifest import MARK, File, Layer, Manifest
+from bigmachine.image.manifest import BYTE_CODE_FOLDER, MARK, File, Layer, Manifest
 from bigmachine.image.stored import Stored, is_entry_points, top
 
 if TYPE_CHECKING:
     from bigmachine.image.early import Early
 
 _PTH: Final = "bigmachine.pth"
-_CACHE: Final = "__pycache__"
 #: What is larger is a program, and not a script that would have to be rewritten.
 _SCRIPT: Final = 1 << 20
 
@@ -100,6 +100,8 @@ class _Builder:
         self._site = f"lib/python{manifest.platform.minor}/site-packages"
         self._folders: set[str] = set()
         self._caches: set[str] = set()
+        #: Trees that are links, by where they are mounted.
+        self._trees: dict[str, Stored] = {}
         tops = Counter(top for each in layers if each.layer.kind != "tree" for top in each.tops)
         self._shared = {top for top, count in tops.items() if count > 1}
 
@@ -122,6 +124,8 @@ class _Builder:
     def add(self, stored: Stored) -> None:
         """Add a layer; what is there already stays."""
         layer, source = stored.layer, stored.folder
+        if layer.mount and self._mount(stored):
+            return
         linked = set[str]() if layer.escapes or layer.kind == "tree" else self._by_name(stored)
         is_rest = linked == stored.tops and layer.kind != "tree"
         modules: dict[str, set[str]] = {}
@@ -140,6 +144,22 @@ class _Builder:
                 _link(source / path, self._part / self._place(layer, path))
         for path in stored.entry_points:
             self._scripts(source / path)
+
+    def _mount(self, stored: Stored) -> bool:
+        """Link a tree as a whole, unless something is there already."""
+        mount = stored.layer.mount
+        above = mount.rpartition("/")[0]
+        while above:
+            if above in self._trees:  # what is in the store is not added to
+                raise ImageError(f"assemble: the tree {mount} would have to lie inside of {above}: give them one root")
+            above = above.rpartition("/")[0]
+        self._folder(mount.rpartition("/")[0])
+        try:
+            os.symlink(stored.folder, self._part / mount)
+        except FileExistsError:
+            return False
+        self._trees[mount] = stored
+        return True
 
     def add_arriving(self, arriving: Arriving, early: Early) -> None:
         """Add a layer file by file, since its folder will be renamed; what is there already stays."""
@@ -228,18 +248,23 @@ class _Builder:
 
     def _byte_code(self, layer: Layer, source: Path, folder: str, modules: set[str]) -> None:
         """Make room for byte code, and take over what the layer has of those modules that are taken from it."""
-        place = self._place(layer, f"{folder}/{_CACHE}" if folder else _CACHE)
+        place = self._place(layer, f"{folder}/{BYTE_CODE_FOLDER}" if folder else BYTE_CODE_FOLDER)
         os.makedirs(self._part / place, mode=0o755, exist_ok=True)
         self._caches.add(place)
-        for name in _compiled(source / folder / _CACHE):
+        for name in _compiled(source / folder / BYTE_CODE_FOLDER):
             if name.partition(".")[0] in modules:
-                _link(source / folder / _CACHE / name, self._part / place / name)
+                _link(source / folder / BYTE_CODE_FOLDER / name, self._part / place / name)
 
     def inherit(self, older: Path) -> None:
         """Take over byte code of modules that are the very same files in another image."""
-        for place in self._caches:
+        caches = set(self._caches)
+        for mount, stored in self._trees.items():
+            if (older / mount).exists() and not _is_same_folder(older / mount, stored.folder):
+                modules = (path for file in stored.files if (path := file.path).endswith(".py"))
+                caches |= {f"{mount}/{path[: path.rfind('/') + 1]}{BYTE_CODE_FOLDER}" for path in modules}
+        for place in caches:
             for name in _compiled(older / place):
-                module = f"{place.removesuffix(_CACHE)}{name.partition('.')[0]}.py"
+                module = f"{place.removesuffix(BYTE_CODE_FOLDER)}{name.partition('.')[0]}.py"
                 if _is_same(older / module, self._part / module):
                     _link(older / place / name, self._part / place / name)
 
@@ -296,6 +321,13 @@ def _is_kept(kept: Path, file: File) -> bool:
     except OSError:
         return False
     return status.st_size == file.size and bool(status.st_mode & 0o100) == file.executable
+
+
+def _is_same_folder(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _is_same(one: Path, other: Path) -> bool:

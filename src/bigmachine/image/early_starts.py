@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +68,7 @@ class EarlyStarts:
         limit = patience()
         if not limit or not has_room(sum(len(each.layer.files) for each in layers if isinstance(each, Arriving))):
             return None
-        root = image.with_name(f"{image.name}.{os.getpid()}-{secrets.token_hex(4)}{EARLY}")
+        root = image.with_name(f"{image.name}.{os.getpid()}-{os.urandom(4).hex()}{EARLY}")
         try:
             early = self._make(manifest, root, python, layers, broken)
         except (OSError, ImageError, NotYet) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import threading
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def want(manifest: Manifest, root: Path) -> None:
     Raises:
         OSError: if that cannot be written.
     """
-    aside = root.with_name(f"{root.name}.{secrets.token_hex(4)}.part")
+    aside = root.with_name(f"{root.name}.{os.urandom(4).hex()}.part")
     aside.write_text(json.dumps([layer.id for layer in manifest.layers]))
     os.rename(aside, _wants_of(root))
 

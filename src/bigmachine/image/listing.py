@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from bigmachine.errors import ImageError
-from bigmachine.image.record import BYTE_CODE_FOLDER
+from bigmachine.image.manifest import BYTE_CODE_FOLDER
 from bigmachine.image.scan_cache import ScanCache, states
 
 

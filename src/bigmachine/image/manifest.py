@@ -27,6 +27,9 @@ Kind = Literal["dist", "foreign", "patch", "tree", "interpreter"]
 #: The file in an image's directory that says that it is whole, what it is called and which layers it has.
 MARK: Final = "bigmachine-image.json"
 
+#: Where Python keeps byte code, beside the modules.
+BYTE_CODE_FOLDER: Final = "__pycache__"
+
 _VERSION: Final = b"bigmachine-layer-1\0"
 
 
@@ -151,4 +154,4 @@ class Manifest:
             raise ValueError(f"this is no manifest of an image: {error}") from error
 
 
-__all__ = ["MARK", "File", "Kind", "Layer", "Manifest", "Platform", "layer_id"]
+__all__ = ["BYTE_CODE_FOLDER", "MARK", "File", "Kind", "Layer", "Manifest", "Platform", "layer_id"]

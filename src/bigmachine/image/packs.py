@@ -18,7 +18,6 @@ import struct
 from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.util import cache_from_source
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ImageError
@@ -272,6 +271,8 @@ class _Sender:
                 yield workers.submit(self._compiled, layer, group)
 
     def _compiled(self, layer: Layer, modules: list[File]) -> bytes:
+        from importlib.util import cache_from_source
+
         named = [cache_from_source(module.path) for module in modules]
         key = _key("bytecode", layer.id, named)
         body = self._cache.get(key)

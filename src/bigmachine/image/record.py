@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from bigmachine.errors import ImageError
+from bigmachine.image.manifest import BYTE_CODE_FOLDER
 
 #: Files of a `.dist-info` that the installer writes for itself.
 INSTALLERS_OWN = frozenset(
@@ -37,8 +38,6 @@ INSTALLERS_OWN = frozenset(
         "uv_build.json",
     }
 )
-
-BYTE_CODE_FOLDER = "__pycache__"
 
 
 class Row(NamedTuple):
@@ -172,7 +171,6 @@ def names_of(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 __all__ = [
-    "BYTE_CODE_FOLDER",
     "INSTALLERS_OWN",
     "Row",
     "Tag",

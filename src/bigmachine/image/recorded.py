@@ -8,7 +8,6 @@ same layers. Pure.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import io
 from collections.abc import Iterator
@@ -48,6 +47,8 @@ def written(layer: Layer) -> Iterator[tuple[str, bytes]]:
 
 def _record(layer: Layer, own: tuple[str, ...]) -> bytes:
     """Write RECORD (packaging.python.org, "Recording installed projects")."""
+    import csv
+
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     for file in layer.files:

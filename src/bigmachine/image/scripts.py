@@ -5,7 +5,6 @@ Both begin with a line that says what runs them, and that is the image's own int
 
 from __future__ import annotations
 
-import configparser
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -30,6 +29,8 @@ def first_lines(interpreter: str, options: str = "") -> str:
 
 def generated(entry_points: str, interpreter: str) -> Iterator[tuple[str, str]]:
     """Give name and text of the scripts that installers make from a distribution's entry_points.txt."""
+    import configparser  # mostly there is nothing to make
+
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are not to be lowered
     try:

@@ -19,9 +19,7 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -137,14 +135,16 @@ class Store:
         self._probe()
 
     def _probe(self) -> None:
-        with tempfile.TemporaryDirectory(dir=self.root, prefix="probe-") as directory:
-            script = Path(directory, "probe")
-            script.touch(0o700)
+        script = self.root / f"probe-{os.urandom(8).hex()}"
+        os.close(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700))
+        try:
             # Linux says no here where it would refuse to execute (access(2)).
             if not os.access(script, os.X_OK):
                 raise ImageError(
                     f"store: nothing can be executed in {self.root}; is it mounted noexec? Choose another directory"
                 )
+        finally:
+            script.unlink()
 
     # what is here
 
@@ -337,7 +337,7 @@ class Store:
 
     def _open(self, layer: Layer) -> Arrival:
         """Begin to take in a layer, with what came of it before."""
-        directory = self.root / "layers" / f"{layer.id}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        directory = self.root / "layers" / f"{layer.id}.{os.getpid()}-{os.urandom(4).hex()}.part"
         for part in self._parts_of(layer.id):
             claimed = claim(part)
             if claimed is None:
@@ -383,7 +383,7 @@ class Store:
                 raise ImageError(f"unpack: nothing came of {layer.name} {layer.version} (layer {layer.id[:12]})")
         arrival.complete()
         listing = self._listing(layer.id)
-        aside = listing.with_suffix(f".{secrets.token_hex(4)}")
+        aside = listing.with_suffix(f".{os.urandom(4).hex()}")
         aside.write_text(listing_of(arrival.layer), "utf-8")
         os.rename(aside, listing)
         try:
@@ -396,7 +396,7 @@ class Store:
             os.chmod(self._layer(layer.id), _CLOSED)
 
     def _build(self, manifest: Manifest, root: Path, python: str) -> None:
-        part = root.with_name(f"{root.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        part = root.with_name(f"{root.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
         try:
             stored = [Stored(layer, self._layer(layer.id), self._listing(layer.id)) for layer in manifest.layers]
             assemble(manifest, stored, part, root, python, self._latest(root))

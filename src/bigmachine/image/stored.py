@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bigmachine.image import plan, recorded
-from bigmachine.image.manifest import File, Layer
-from bigmachine.image.record import BYTE_CODE_FOLDER
+from bigmachine.image.manifest import BYTE_CODE_FOLDER, File, Layer
 
 _ENTRY_POINTS: Final = re.compile(r"site/[^/]*-info/entry_points\.txt")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,7 +86,7 @@ def _has_its_own(image: Path) -> bool:
 
 def _set_aside(folder: Path) -> None:
     """Remove a folder in one step, so that nobody sees half of it."""
-    aside = folder.with_name(f"gone-{secrets.token_hex(8)}.part")
+    aside = folder.with_name(f"gone-{os.urandom(8).hex()}.part")
     try:
         os.rename(folder, aside)
     except FileNotFoundError:

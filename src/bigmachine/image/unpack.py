@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ImageError
 from bigmachine.image import plan, recorded
-from bigmachine.image.manifest import File, Layer
+from bigmachine.image.manifest import BYTE_CODE_FOLDER, File, Layer
 
 if TYPE_CHECKING:
     from bigmachine.image.early import Awaited, Early
 
 _CHUNK: Final = 4 << 20
-_CACHE: Final = "__pycache__"
 
 
 class Arrival:
@@ -147,8 +146,8 @@ class Arrival:
         for name, length in _modules(head):
             plan.check_path(name)
             folder, _, base = name.rpartition("/")
-            source = f"{folder.removesuffix(f'/{_CACHE}')}/{base.partition('.')[0]}.py"
-            if not folder.endswith(f"/{_CACHE}") or not base.endswith(".pyc") or source not in self._paths:
+            source = f"{folder.removesuffix(f'/{BYTE_CODE_FOLDER}')}/{base.partition('.')[0]}.py"
+            if not folder.endswith(f"/{BYTE_CODE_FOLDER}") or not base.endswith(".pyc") or source not in self._paths:
                 raise ImageError(f"unpack: {name!r} is no byte code of {self.layer.name}")
             self._write(name, content[begin : begin + length], executable=False)
             begin += length
@@ -186,8 +185,10 @@ class Arrival:
                 with contextlib.suppress(FileExistsError):
                     os.symlink(file.link, place)
                 continue
+            if is_tree and file.size and self._link_kept(file, place):
+                continue
             if not os.path.lexists(place):
-                self._fill_in(file, place, is_tree)
+                self._fill_in(file, is_tree)
             if os.lstat(place).st_size != file.size:
                 os.unlink(place)
                 raise ImageError(f"unpack: {file.path} of {self.layer.name} is not whole: start again")
@@ -198,19 +199,26 @@ class Arrival:
                 self._write(path, memoryview(content), executable=False)
         self._close_folders()
 
-    def _fill_in(self, file: File, place: str, is_tree: bool) -> None:
-        if file.size == 0:
-            self._write(file.path, memoryview(b""), executable=file.executable)
-            return
-        if is_tree:
+    def _link_kept(self, file: File, place: str) -> bool:
+        """Take a file that has not come from the contents that are kept, if it is there as it has to be."""
+        try:
+            os.link(self._content(file.sha256), place)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        status = os.lstat(place)
+        if status.st_size == file.size and bool(status.st_mode & 0o100) == file.executable:
+            return True
+        os.unlink(place)  # cut off when the host ended; or with another mode, which makes it another file
+        return False
+
+    def _fill_in(self, file: File, is_tree: bool) -> None:
+        content = b""
+        if file.size:
             with contextlib.suppress(FileNotFoundError):
-                kept = self._content(file.sha256)
-                if os.access(kept, os.X_OK) == file.executable:
-                    os.link(kept, place)
-                else:  # the same content with another mode is another file
-                    self._write(file.path, memoryview(kept.read_bytes()), executable=file.executable)
-                return
-        raise ImageError(f"unpack: {file.path} of {self.layer.name} has not come: start again")
+                content = self._content(file.sha256).read_bytes() if is_tree else b""
+            if not content:
+                raise ImageError(f"unpack: {file.path} of {self.layer.name} has not come: start again")
+        self._write(file.path, memoryview(content), executable=file.executable)
 
     def _keep(self, file: File, place: str) -> None:
         kept = self._content(file.sha256)
@@ -227,11 +235,11 @@ class Arrival:
         modules = {file.path.rpartition("/")[0] for file in self.layer.files if file.path.endswith(".py")}
         for folder, names, _ in os.walk(self.directory, topdown=False):
             inside = os.path.relpath(folder, self.directory)
-            if os.path.basename(folder) == _CACHE:
+            if os.path.basename(folder) == BYTE_CODE_FOLDER:
                 os.chmod(folder, 0o755)  # noqa: S103 (below a directory that is the user's alone)
                 continue
-            if inside in modules and _CACHE not in names:
-                os.mkdir(f"{folder}/{_CACHE}", 0o755)
+            if inside in modules and BYTE_CODE_FOLDER not in names:
+                os.mkdir(f"{folder}/{BYTE_CODE_FOLDER}", 0o755)
             if folder != str(self.directory):
                 os.chmod(folder, 0o555)  # noqa: S103 (as above)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,7 +248,7 @@ def test_a_program_of_an_ordinary_user_cannot_change_its_image(image: Path) -> N
         for path in [store, *store.rglob("*")]:
             os.chown(path, 12345, 12345, follow_symlinks=False)
         copied = store / image.relative_to(root)
-        for link in copied.glob(f"lib/{MINOR}/site-packages/*"):
+        for link in [*copied.glob(f"lib/{MINOR}/site-packages/*"), *copied.glob("roots/*")]:
             if link.is_symlink():
                 target = store / link.readlink().relative_to(root)
                 link.unlink()
@@ -354,14 +355,16 @@ def test_the_first_layer_that_has_a_path_wins(tmp_path: Path) -> None:
 
 
 def test_a_new_image_has_the_byte_code_that_older_ones_made(tmp_path: Path) -> None:
-    """Hard-linked layers keep it with the image; a start after an edit must not compile everything again."""
+    """Hard-linked layers keep it with the image, trees with the layer; an edit must not make all of it be compiled."""
     env = Environment(tmp_path)
     env.install("one", {"space/__init__.py": "", "space/one.py": "x = 1\n"})
     env.install("two", {"space/two.py": "x = 2\n"})
-    project = write(tmp_path / "project", {"pyproject.toml": "", "app.py": "x = 1\n"})
+    project = write(tmp_path / "project", {"pyproject.toml": "", "app.py": "x = 1\n", "kept/same.py": "y = 1\n"})
     with sent.store(tmp_path / "host") as host:
         built = sent.send(env.scan(env.site, project), host, tmp_path / "packs")
-        sent.run(built.root, "python", "-c", "import space.one, space.two")
+        (mount,) = Path(built.root).glob("roots/*-project")
+        code = f"import sys; sys.path.insert(0, '{mount}'); import space.one, space.two, app, kept.same"
+        sent.run(built.root, "python", "-c", code)
         (project / "app.py").write_text("x = 2222\n")
         again = sent.send(env.scan(env.site, project), host, tmp_path / "packs")
     assert again.root != built.root
@@ -369,3 +372,33 @@ def test_a_new_image_has_the_byte_code_that_older_ones_made(tmp_path: Path) -> N
     cached = Path(sent.run(again.root, "python", "-B", "-c", code))
     assert cached.is_file()
     assert cached.is_relative_to(again.root)
+    assert list(Path(again.root).glob("roots/*/kept/__pycache__/same.*.pyc"))
+    assert not list(Path(again.root).glob("roots/*/__pycache__/app.*.pyc"))
+
+
+def test_a_tree_is_linked_as_it_is_in_the_store(tmp_path: Path) -> None:
+    """An image of a large project is put together in no time, and its trees are closed all the same."""
+    env = Environment(tmp_path)
+    project = write(tmp_path / "project", {"pyproject.toml": "", "app.py": "", "part/inner.py": "print('runs')\n"})
+    with sent.store(tmp_path / "host") as host:
+        found = env.scan(project)
+        built = sent.send(found, host, tmp_path / "packs")
+        (layer,) = (each for each in found.manifest.layers if each.name == "project")
+        assert (built.root / Path(layer.mount)).readlink() == host.root / "layers" / layer.id
+        (project / "part/inner.py").unlink()
+        code = f"import sys; sys.path.insert(0, '{built.root}/{layer.mount}'); import part.inner"
+        assert sent.run(built.root, "python", "-c", code) == "runs"
+
+
+def test_a_tree_inside_of_another_is_refused(tmp_path: Path) -> None:
+    """It would be made in a layer that others have, too."""
+    env = Environment(tmp_path)
+    one, two = (write(tmp_path / name, {"pyproject.toml": "", f"{name}.py": f"# {name}\n"}) for name in ("one", "two"))
+    with sent.store(tmp_path / "host") as host:
+        found = env.scan(one, two)
+        outer, inner = (each for each in found.manifest.layers if each.name in ("one", "two"))
+        layers = (outer, replace(inner, mount=f"{outer.mount}/inner"))
+        found.manifest = replace(found.manifest, layers=layers)
+        with pytest.raises(ImageError, match=f"the tree {outer.mount}/inner would have to lie inside of {outer.mount}"):
+            sent.send(found, host, tmp_path / "packs")
+        assert [path.name for path in (host.root / "layers" / outer.id).glob("*.py")] == ["one.py"]
