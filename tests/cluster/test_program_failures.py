@@ -108,3 +108,25 @@ def test_an_uncaught_failure_ends_the_driver_with_one_traceback(run_program: Run
     outcome = run_program(path, status=1)
     assert "ZeroDivisionError: division by zero" in outcome.err
     assert outcome.err.rstrip().splitlines()[-1].startswith("bigmachine.errors.MachineStopped: machine m1 stopped")
+
+
+#: A program that opens its session by itself; each machine runs it, too.
+OPEN = """
+from bigmachine.session import Session
+from bigmachine.systems.local import LocalSystem
+
+""" + DRIVE.replace('bigmachine.start("local")', "Session.open(LocalSystem())")
+
+
+def test_a_session_that_is_opened_on_a_machine_before_it_serves_starts_no_machines_of_its_own(
+    run_program: RunProgram, write: WriteProgram
+) -> None:
+    out = run(run_program, write, "", after=OPEN).out
+    assert out.startswith("boot_failed InvalidCall True\n")
+    assert "Session.open() was reached on machine m1" in out
+    assert "Call bigmachine.init() before it" in out
+
+
+def test_a_session_may_be_opened_below_init(run_program: RunProgram, write: WriteProgram) -> None:
+    drive = OPEN.replace("        machine.call(", "        print(machine.call(").replace('answer")', 'answer"))')
+    assert run(run_program, write, "bigmachine.init()\n", after=drive).out == "42\n"

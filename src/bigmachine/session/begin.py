@@ -132,6 +132,23 @@ def open_session(
     return session
 
 
+def check_place() -> None:
+    """Refuse a driver's session in a program that runs to become a machine: its machines would each start more.
+
+    Raises: InvalidCall.
+    """
+    machine = program.current()
+    if machine is None or machine.is_served:
+        return
+    from bigmachine.errors import InvalidCall
+
+    raise InvalidCall(
+        f"Session.open() was reached on machine {machine.spec.name}, whose program runs as the driver's did: it would "
+        "start machines that start machines. Call bigmachine.init() before it, or bigmachine.start() in its place: "
+        "a machine stays there, and serves"
+    )
+
+
 def _dump_signal() -> int | None:
     """Give the signal at which a dump is written; None, with a warning, where no handler can be set."""
     import logging

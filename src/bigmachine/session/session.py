@@ -34,6 +34,7 @@ from bigmachine.errors import (
 from bigmachine.image import Entry, Image, detect
 from bigmachine.machine import Address, Fate, Host, Machine, Owner, Phase, Pinger, State, receive_with
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec, Reactor
+from bigmachine.session.begin import check_place
 from bigmachine.session.dumps import Dumps, warn
 from bigmachine.session.links import Links
 from bigmachine.session.reading import reading
@@ -143,8 +144,10 @@ class Session(Sight):
         whether `bigmachine` on this user's command line finds the session. `is_prepared`: the system has been claimed
         for this session and prepared; it is shut down if this fails.
 
-        Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot.
+        Raises: ProvisionError if the system cannot work here; InvalidCall if `output` or `events` cannot, or if this is
+        a machine's process whose program has not come to `bigmachine.init` yet.
         """
+        check_place()
         from bigmachine.session.events import events_to
         from bigmachine.session.output import display_for
         from bigmachine.trust import Authority
