@@ -123,7 +123,7 @@ class SpawnedAgent:
         with contextlib.suppress(OSError):
             process.stdin.close()  # the tether: now it ends whatever is left
         try:
-            process.wait(max(_STEP, timeout))
+            _wait(process, max(_STEP, timeout))
         except subprocess.TimeoutExpired:
             process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # it stands in the kernel; nothing more can be done
@@ -132,6 +132,26 @@ class SpawnedAgent:
             self._has_ended = True
             if not self._is_reading:  # else whoever reads closes it: its number must not be another file's meanwhile
                 process.stdout.close()
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> None:
+    """Wait for the end of a child.
+
+    At once, where the system has descriptors of processes: `subprocess` looks ever more seldom, in the end every 50 ms.
+
+    Raises:
+        subprocess.TimeoutExpired: if it does not end within `timeout` seconds.
+    """
+    if process.poll() is None and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # no descriptor is left
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                timeout = _STEP if poll.poll(timeout * 1000) else 0.0
+            finally:
+                os.close(descriptor)
+    process.wait(timeout)
 
 
 def absolute(path: Sequence[str]) -> list[str]:

@@ -169,6 +169,15 @@ class Presence:
             last: BaseException | None = getattr(sys, "last_value", None)
             self._why = ("finished", "the program shut it down") if last is None else _why(last)
 
+    def tidy(self) -> None:
+        """Begin to tidy the register, which the end does not wait for then: its system takes longer to end."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._session._reactor.post(self._tidy)
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(OSError):
+            register.tidy(self._folder)
+
     def end(self) -> None:
         """Say that the session has ended, and send those away who look at it; in bounded time."""
         try:
@@ -187,8 +196,6 @@ class Presence:
         self._write(Ended(time.time(), why, text))
         if self._control is not None:
             await self._control.close(_FAREWELL)
-        with contextlib.suppress(OSError):
-            register.tidy(self._folder)
 
 
 def _why(error: BaseException) -> tuple[str, str]:

@@ -322,7 +322,8 @@ def _read_all(folder: str, now: float) -> list[Entry]:
             _drop_if_old(os.path.join(folder, name), now, KEPT_SECONDS)
             continue
         entries.append(Entry(folder, _judged(folder, record, now)))
-    return [entry for entry in entries if entry.record.id not in _forget(folder, entries, now)]
+    gone = _forget(folder, entries, now)
+    return [entry for entry in entries if entry.record.id not in gone]
 
 
 def _drop_if_old(path: str, now: float, age: float) -> None:

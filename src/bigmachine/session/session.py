@@ -581,6 +581,8 @@ class Session(Sight):
             with contextlib.suppress(TimeoutError):
                 self._reactor.run(self._end_machines(end), max(0.1, end - time.monotonic()) + _LEAST)
         finally:
+            if self._presence is not None:
+                self._presence.tidy()
             if self._system is not None:
                 self._system.shutdown(max(_LEAST, end - time.monotonic()))
                 receive_with(self._id, None)

@@ -91,6 +91,15 @@ def test_sessions_that_were_killed_do_not_pile_up(runtime: Path) -> None:
         assert ask(session) == ""
 
 
+def test_the_end_of_a_session_removes_sockets_of_those_that_were_killed(session: Session) -> None:
+    folder = register.made_folder()
+    for number in range(3):
+        register.save(folder, register.Record(f"{number:08}", 1, "never", register.here()))
+        Path(folder, f"{number:08}.sock").touch()
+    session.shutdown()
+    assert not [name for name in os.listdir(folder) if name.endswith(".sock")]
+
+
 def test_while_nobody_comes_nothing_is_loaded_for_it() -> None:
     import subprocess
     import sys
