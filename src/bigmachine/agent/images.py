@@ -40,13 +40,17 @@ _REST: Final = 60.0
 
 @frozen
 class Onward:
-    """A host to pass an image on to, and those that it passes it on to in turn."""
+    """A host to pass an image on to, and those that it passes it on to in turn.
+
+    `skipped`: the layers that none of them lacks, though others do.
+    """
 
     host: str
     port: int
     agent_id: str
     python: str
     onward: tuple[Onward, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def all_ids(self) -> Iterator[str]:
         """Give the agents' ids of this host and of those behind it."""
@@ -160,6 +164,7 @@ class _Relay:
     def __init__(self, link: Link, head: bytes, to: Onward) -> None:
         self._link = link
         self._to = to
+        self.skipped = frozenset(to.skipped)
         self._queue: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
         self._over = threading.Event()
         self._why = ""
@@ -213,12 +218,16 @@ class _Relay:
 
 
 def _passed_on(frames: Iterator[bytes], relays: Sequence[_Relay]) -> Iterator[bytes]:
+    from bigmachine.image.belonging import layer_of
     from bigmachine.image.packs import verify
 
+    have_parts = any(relay.skipped for relay in relays)
     for frame in frames:
-        verify(frame)  # what is not what it says goes no further
+        _, body = verify(frame)  # what is not what it says goes no further
+        layer = layer_of(body) if have_parts else ""
         for relay in relays:
-            relay.put(frame)
+            if layer not in relay.skipped:
+                relay.put(frame)
         yield frame
 
 

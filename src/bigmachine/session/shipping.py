@@ -21,7 +21,7 @@ from bigmachine.errors import BigmachineError, Cause, ImageError, MachineStopped
 from bigmachine.frozen import frozen
 from bigmachine.image.interpreter import interpreter_flags
 from bigmachine.machine import Phase
-from bigmachine.session.broadcast import WORTHWHILE, Gathering, Peer, arrange
+from bigmachine.session.broadcast import WORTHWHILE, Gathering, Peer
 
 if TYPE_CHECKING:
     from bigmachine.agent import LaunchSpec, Onward
@@ -370,25 +370,24 @@ class _Delivery:
         return wanted
 
     async def _share(self, peer: Peer, packed: Scan, head: bytes, wanted: Wanted) -> Delivered:
-        """Have one of the hosts that lack the same pass it on to the others."""
-        key = (head, wanted.layers, wanted.here, wanted.arrived)
+        """Have one of the hosts that lack much of the same pass it on to the others."""
         is_again, self._has_said = self._has_said, True
-        joined = await self._cargo.gathering.join(peer, key, again=is_again)
+        lacking = replace(peer, wanted=wanted)
+        joined = await self._cargo.gathering.join(lacking, head, packed.manifest.layers, again=is_again)
         if isinstance(joined, str):
             if (await self._offer(head)).is_built:
                 return Delivered(wanted.root, packed)
             raise NetworkError(f"{self._link.name} did not get the program from another host: {joined}")
-        others, settle = joined
         failed = "the host before it failed"
         try:
-            received = await self._send(packed, head, wanted, (arrange(others),) if others else ())
+            received = await self._send(packed, head, joined.wanted, joined.onward)
             for agent_id, why in received.onward.items():
-                settle(agent_id, why)
+                joined.settle(agent_id, why)
             failed = "nothing is known of it"
             return Delivered(received.built.root, packed)
         finally:
-            for other in others:
-                settle(other.agent_id, failed)
+            for agent_id in joined.others:
+                joined.settle(agent_id, failed)
 
     async def _send(self, packed: Scan, head: bytes, wanted: Wanted, onward: tuple[Onward, ...]) -> Received:
         from bigmachine.image.pack_cache import PackCache
