@@ -1,6 +1,7 @@
 """The agent's kit: this library and the few packages that an agent imports, as one bundle for bare hosts.
 
-It is what the driver itself runs, wherever that lies. The packages are those of the driver's environment, whose
+It is what the driver itself runs, wherever that lies, without the rooms above the agent's: the programs of machines
+have those from their images. The packages are those of the driver's environment, whose
 compiled files are for its minor version of Python, its kind of processor and its kind of C library; for other hosts
 `foreign_kit` finds them in the same versions. Byte code comes along, so that the first agent on a host starts as fast
 as the second.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -21,7 +23,7 @@ import bigmachine
 from bigmachine.errors import ImageError
 from bigmachine.image.bundle import Bundle, Part, default_cache, kept_bundle
 from bigmachine.image.elf_edit import stripped
-from bigmachine.image.manifest import Platform
+from bigmachine.image.manifest import BYTE_CODE_FOLDER, Platform
 from bigmachine.image.platforms import check_processor, this_platform, usual_machine
 from bigmachine.trust.request import has_libcrypto
 
@@ -32,8 +34,15 @@ _PACKAGES: Final = {
     **dict.fromkeys(("psutil", "zstandard", "h11", "h2", "hpack", "hyperframe"), True),
     **dict.fromkeys(("aiofastnet", "cloudpickle"), False),
 }
+#: What only drivers and programs run of this library.
+_ABOVE: Final = (
+    *("__main__.py", "cli", "config", "config.py", "driver", "driver.py", "machine", "program", "session"),
+    *("system", "systems", "testing", "web"),
+)
+#: Parts of `psutil` that are for systems on which no machine runs.
+_OTHER_SYSTEMS: Final = re.compile(r"_ps(aix|bsd|sunos|windows)\.py")
 #: Such files are of no use on a host: tests, types, and zstandard's second way into C.
-_LEFT_OUT: Final = ("tests", "test", "__pycache__", "testing")
+_LEFT_OUT: Final = ("tests", "test", "testing")
 _ENDINGS: Final = (".pyi", ".pyx", ".pxd", ".c", ".h", ".so.debug", ".a")
 
 #: What makes keys where the interpreter hides OpenSSL's library, as ours may, and another host's does for all we know.
@@ -89,14 +98,20 @@ def _files(name: str, place: Path) -> Iterator[tuple[str, str]]:
         return
     for folder, folders, files in os.walk(place):
         inside = os.path.relpath(folder, place)
-        left_out = _LEFT_OUT if name != "bigmachine" else ("__pycache__", "testing")
-        folders[:] = sorted(sub for sub in folders if sub not in left_out)
+        left_out = _LEFT_OUT if name != "bigmachine" else _ABOVE if inside == "." else ()
+        folders[:] = sorted(sub for sub in folders if sub not in (*left_out, BYTE_CODE_FOLDER))
         for file in sorted(files):
-            if not file.endswith(_ENDINGS) and not (name == "zstandard" and "_cffi" in file):
+            if not (file.endswith(_ENDINGS) or file in left_out or _is_foreign(name, file)):
                 yield os.path.normpath(f"{name}/{inside}/{file}"), f"{folder}/{file}"
     libraries = place.parent / f"{name}.libs"  # where wheels keep what their own libraries need
     if libraries.is_dir():
         yield from ((f"{libraries.name}/{file.name}", str(file)) for file in sorted(libraries.iterdir()))
+
+
+def _is_foreign(name: str, file: str) -> bool:
+    """Whether a file is for other systems, or for other implementations of Python."""
+    is_for_others = name == "psutil" and _OTHER_SYSTEMS.fullmatch(file) is not None
+    return is_for_others or (name == "zstandard" and "_cffi" in file)
 
 
 def _parts(files: Mapping[str, str], *, with_code: bool) -> Iterator[Part]:

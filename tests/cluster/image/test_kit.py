@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ import pytest
 from bigmachine.image.bundle import Bundle, Part, kept_bundle
 from bigmachine.image.kit import SITE, kit_bundle
 from bigmachine.image.platforms import this_platform
+
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,8 @@ def test_an_agent_imports_all_it_needs_from_the_kit_alone(kit: Bundle, tmp_path:
     program = f"""if True:
         import sys
         sys.path.insert(0, {str(tmp_path / SITE)!r})
-        import bigmachine.agent.main, bigmachine.agent.run, bigmachine.agent.supervisor, bigmachine.program.main
+        import bigmachine.agent.main, bigmachine.agent.run, bigmachine.agent.supervisor, bigmachine.agent.images
+        import bigmachine.image.store, bigmachine.image.depot, bigmachine.agent.pyspy, bigmachine.agent.notices
         import bigmachine.rpc.http1, bigmachine.rpc.http2, bigmachine.trust.request, psutil, zstandard
         zstandard.ZstdCompressor().compress(b"x")
         import json
@@ -58,6 +63,18 @@ def test_it_is_a_few_megabytes_and_has_no_tests_in_it(kit: Bundle) -> None:
         names = tar.getnames()
     assert not [name for name in names if "/tests/" in name or name.endswith((".pyi", ".c"))]
     assert kit.unpacked < 12 << 20
+
+
+def test_it_has_the_rooms_that_an_agent_may_import_and_none_above(kit: Bundle) -> None:
+    """The layers are import-linter's: what lies above the agent it cannot import, so it needs none of it."""
+    layers = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [set(re.findall(r"\w+", layer)) for layer in layers]
+    at = next(number for number, layer in enumerate(rooms) if "agent" in layer)
+    with tarfile.open(kit.path) as tar:
+        found = {
+            name.split("/")[2].removesuffix(".py") for name in tar.getnames() if name.startswith("site/bigmachine/")
+        }
+    assert found - {"__pycache__", "__init__", "py.typed"} == set[str]().union(*rooms[at:])
 
 
 def test_its_name_follows_from_its_files_alone(kit: Bundle, tmp_path: Path) -> None:
