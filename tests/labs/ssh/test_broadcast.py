@@ -17,10 +17,15 @@ PART = 10 << 20
 BESIDE = 4 << 20
 
 
+@pytest.fixture(scope="module", autouse=True)
+def known(whole_lab: Lab) -> None:
+    """Have the library and its dependencies on all hosts."""
+    whole_lab.run("hello.py", "3", hosts="lab@{1},lab@{2},lab@{3}")
+
+
 @pytest.fixture
 def parts(lab: Lab) -> tuple[Path, Path]:
-    """Two folders of bulk that a program may have on its path. All hosts have the rest of the program already."""
-    lab.run("hello.py", "3", hosts="lab@{1},lab@{2},lab@{3}")
+    """Two folders of bulk that a program may have on its path."""
     folders = lab.home / f"part-{os.urandom(3).hex()}", lab.home / f"part-{os.urandom(3).hex()}"
     for folder in folders:
         folder.mkdir()
@@ -79,7 +84,7 @@ def test_a_host_that_dies_in_the_middle_fails_alone(lab: Lab, parts: tuple[Path,
     first, second = parts
     start(lab, first, hosts="lab@{1}")
     for host in (1, 2, 3):
-        lab.netlab("rate", str(host), "40mbit")
+        lab.netlab("rate", str(host), "80mbit")
     before = traffic(lab, dead, "rx")
     driver = lab.drive("each.py", "3", hosts="lab@{1},lab@{2},lab@{3}", environ=environ_with(first, second))
     end = time.monotonic() + 40
