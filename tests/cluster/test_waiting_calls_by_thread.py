@@ -55,6 +55,32 @@ def test_every_kind_of_method_has_its_outcome(machine: Machine) -> None:
     assert machine.call(Waited.where) == BY_THREAD
 
 
+def test_what_returns_much_leaves_the_thread_to_others_for_a_while(machine: Machine) -> None:
+    many = 3_000_000
+    machine.call(Waited.where_and_much, 10)  # a method is known once it was called
+    assert machine.call(Waited.where_and_much, many) == (BY_THREAD, bytes(many))
+    for _ in range(64):
+        assert machine.call(Waited.where_and_much, 10)[0] != BY_THREAD
+        assert machine.call(Waited.where) == BY_THREAD
+    assert machine.call(Waited.where_and_much, 10)[0] == BY_THREAD
+    assert machine.call(Waited.where_and_much, 10)[0] == BY_THREAD
+
+
+def test_the_thread_serves_small_calls_while_much_is_on_its_way(machine: Machine) -> None:
+    data = bytes(256 * 2**20)
+    machine.call(Waited.take, data)  # the bulk lane is there
+    machine.call(Waited.where)
+    served: set[str] = set()
+    for _ in range(20):
+        under_way = machine.submit(Waited.take, data)
+        while not under_way.done():
+            served.add(machine.call(Waited.where))
+        assert under_way.result(LIMIT) == len(data)
+        if BY_THREAD in served:
+            return
+    pytest.fail(f"no call was served by the thread, but by {served}")
+
+
 def test_a_method_that_calls_another_machine_has_its_outcome(machines: list[Machine], machine: Machine) -> None:
     for _ in range(200):
         assert machine.call(Waited.ask, machines[1]).startswith("bigmachine-")

@@ -26,6 +26,13 @@ class Waited:
     def size(self, n: int) -> bytes:
         return bytes(n)
 
+    def where_and_much(self, n: int) -> tuple[str, bytes]:
+        """Name the thread that runs this, beside so many bytes."""
+        return threading.current_thread().name, bytes(n)
+
+    def take(self, data: bytes) -> int:
+        return len(data)
+
     def fail(self, text: str) -> None:
         raise KeyError(text)
 

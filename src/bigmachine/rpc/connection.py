@@ -3,7 +3,8 @@
 Writes. A lone frame is written at once; while the reactor is corked, or if this tick already wrote, frames are
 gathered and leave in one write (adaptive coalescing: deferring always would cost a lone call 5-7 us). Large frames
 go into a queue that is written in chunks as the transport takes them, one chunk a tick, so that a loop that carries
-bulk still serves everything else in between; small frames that come while one is under way wait behind it.
+bulk still serves everything else in between; small frames that come while one is under way wait behind it. What is
+large is also read in pieces of that size. After each piece other threads have their turn (`turns`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _log = logging.getLogger("bigmachine.rpc")
 #: their way: 0.10-0.13 ms with 64 KiB, 0.35 ms with 256 KiB, which carries a tenth more.
 CHUNK = 64 * 1024
 _HIGH_WATER = 256 * 1024
+#: What reads less at once does not keep others waiting.
+_SMALL_READ = 4096
 #: So many frames leave together at most: while the peer works on them, this side makes the next. With all of 64 calls
 #: in one write the two sides work in turns, and a second core is of no use.
 _GATHERED = 16
@@ -67,7 +70,8 @@ class Connection(asyncio.BufferedProtocol):
         self.reactor.connections.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._decoder.buffer()
+        buffer = self._decoder.buffer()
+        return buffer[:CHUNK] if len(buffer) > CHUNK else buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_in += nbytes
@@ -85,6 +89,8 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if not outer:
                 reactor.uncork()
+                if nbytes > _SMALL_READ:
+                    reactor.turns.carried(nbytes)
 
     def eof_received(self) -> bool | None:
         return None  # the transport closes itself
@@ -114,6 +120,11 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None
+
+    @property
+    def is_carrying(self) -> bool:
+        """Whether something large is under way, either way; from any thread, as it was a moment ago."""
+        return bool(self._queue) or self._decoder.is_filling
 
     def extra(self, name: str) -> Any:
         """Return the transport's extra information of that name."""
@@ -184,6 +195,7 @@ class Connection(asyncio.BufferedProtocol):
         chunk = self._queue.popleft()
         self.bytes_out += len(chunk)
         transport.write(chunk)
+        self.reactor.turns.carried(len(chunk))
         if self._queue and self.is_writable:
             self._is_pumping = True
             self.reactor.loop.call_soon(self._pump)

@@ -64,6 +64,10 @@ _WORTH_IT = 64
 _IDLE = 30.0
 #: After an attempt that failed there is none for so long.
 _PAUSE = 5.0
+#: A method that has returned more than this goes by the loop for so many calls: it has a connection and memory for
+#: what is large, and what is small need not wait here meanwhile.
+_LARGE = 2**20
+_LARGE_FOR = 64
 _SCRATCH_SIZE = 16 * 1024
 #: Those of this process: a forked child must not write into its parent's connections.
 _directs: weakref.WeakSet[Direct] = weakref.WeakSet()
@@ -83,6 +87,7 @@ class Direct:
         self._not_before = 0.0
         self._used = 0.0
         self._streaming: set[str] = set()
+        self._large: dict[str, int] = {}  # methods whose outcome was large: for how many calls they go by the loop
         #: Methods that the peer's loop serves better than its thread.
         self.by_loop: set[str] = set()
         #: Whether somebody waits for an outcome.
@@ -109,6 +114,10 @@ class Direct:
                 sock.close()
                 return ELSEWHERE
             if method in self._streaming or not are_plain(args, kwargs):
+                return ELSEWHERE
+            if self._large and (left := self._large.pop(method, 0)):
+                if left > 1:
+                    self._large[method] = left - 1
                 return ELSEWHERE
             link = self._link
             ident = link.next_ident()
@@ -151,6 +160,8 @@ class Direct:
         link.statistics.of(method).count(later - now, kind == ERROR, len(payload), len(encoded))
         if flags & BY_LOOP:
             self.by_loop.add(method)
+        if len(payload) + (sum(map(len, buffers)) if buffers else 0) > _LARGE:
+            self._large[method] = _LARGE_FOR
         if kind == ERROR:
             raise link.codec.load_error(payload, flags, shown(method))
         if flags & OVERSIZED:

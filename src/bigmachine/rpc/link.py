@@ -195,9 +195,10 @@ class Link(Connector):
 
         Raises: what the method raises; MachineStopped, NetworkError, InvalidCall.
         """
-        # With other calls under way the loop is awake, and gets through more of them than a thread each.
+        # With other calls under way the loop is awake, and gets through more of them than a thread each; unless they
+        # are large, for then it is busy.
         direct = self._direct
-        if direct is None or not self.is_ready or self._pending:
+        if direct is None or not self.is_ready or (self._pending and not self._is_carrying()):
             return ELSEWHERE
         if get_deadline() is not None or get_current() is not None:
             return ELSEWHERE
@@ -205,6 +206,11 @@ class Link(Connector):
             direct = self._direct_to_loop
             assert direct is not None
         return direct.call(method, args, kwargs)
+
+    def _is_carrying(self) -> bool:
+        """Tell whether large values are on their way."""
+        bulk = self.bulk
+        return bulk is not None and bulk.is_carrying
 
     # for that connection, on its caller's thread
 

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
 from bigmachine.rpc.pages import give_back_zeros
+from bigmachine.rpc.turns import Turns
 
 _log = logging.getLogger("bigmachine.rpc")
 _R = TypeVar("_R")
@@ -73,6 +74,7 @@ class Reactor:
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}  # on other event loops
         _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
+        self.turns = Turns()
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
         self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()

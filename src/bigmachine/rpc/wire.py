@@ -151,6 +151,11 @@ class Decoder:
         """Whether the bytes so far end with a frame's end."""
         return not self._rest and self._partial is None and not self._skip
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether a large frame is under way."""
+        return self._partial is not None
+
     def buffer(self) -> memoryview:
         """Where the next bytes should be written."""
         partial = self._partial

@@ -11,6 +11,7 @@ import pytest
 
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.connection import CHUNK, Connection
+from bigmachine.rpc.turns import Turns
 from bigmachine.rpc.wire import CALL, PING, Frame, WireError, small_frame
 
 
@@ -24,6 +25,7 @@ class Reactor:
         self.connections: set[Connection] = set()
         self.scratch = memoryview(bytearray(1 << 16))
         self.recycler = self
+        self.turns = Turns(None)
         self._soon: list[Callable[[], None]] = []
 
     def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:
