@@ -79,6 +79,9 @@ class Host:
         self._memory_due = 0.0
         self._notice: Notice | None = None
         self._is_ending = False
+        #: Counts the bytes that have come from the driver.
+        self.heard: Callable[[], int] = lambda: 0
+        self._heard = 0
         feed.on_full = self._pause
         feed.on_room = self._resume
 
@@ -235,6 +238,9 @@ class Host:
         slept, self._asleep = so_far - self._asleep, so_far
         if slept > _NAP:
             self.leases.awake(now, slept)
+        if (heard := self.heard()) != self._heard:
+            self._heard = heard
+            self.leases.hear(now)
         self._oom.glance(self.pids(), now)
         for machine_id in self.leases.expire(now):
             if (machine := self._machines.get(machine_id)) is not None:

@@ -7,10 +7,11 @@ Time comes in as an argument, in seconds of any clock that only grows. The rules
 - While a computer is suspended, no clock here goes on. When it wakes up, the driver, if it was on another one, may have
   given its machines up long ago. So a lease that would have run out meanwhile is shortened to `WAKING` seconds: a
   driver that is still there renews it at once.
-- An agent without machines ends when the driver has not been heard for a lease. While the driver keeps its stream of
-  events open that is no sign of death (it may just have nothing to do), unless a lease has run out meanwhile: then it
-  is known to be stopped or cut off, and the agent stays only `LINGER` seconds (or a lease, if that is shorter), so
-  that a driver that wakes up soon still gets to know why its machines are gone.
+- An agent without machines ends when the driver has not called for a lease. While the driver keeps its stream of
+  events open that is no sign of death (it may just have nothing to do), as long as something comes from it: the pings
+  of its connection do. A driver that is cut off, while it sends the program for instance, sends none. Where a lease has
+  run out meanwhile, it is known to be stopped or cut off, and the agent stays only `LINGER` seconds (or a lease, if
+  that is shorter), so that a driver that wakes up soon still gets to know why its machines are gone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Final
 LINGER: Final = 5.0
 #: Seconds that a lease which ran out while the computer was suspended still holds.
 WAKING: Final = 10.0
+#: A driver that listens pings every other second: with less than this, some lost packets would be its end.
+_HEARD: Final = 10.0
 
 
 class Leases:
@@ -32,6 +35,7 @@ class Leases:
         self._born = now
         self._ends: dict[str, float] = {}
         self._contact: float | None = None
+        self._heard = now
         self._expiry: float | None = None
 
     def open(self, machine_id: str, now: float) -> None:
@@ -66,6 +70,10 @@ class Leases:
         self._contact = now
         self._expiry = None
 
+    def hear(self, now: float) -> None:
+        """Note that something came from the driver, be it a ping."""
+        self._heard = now
+
     def expire(self, now: float) -> list[str]:
         """Take out, and give, the machines whose lease has run out."""
         expired = [machine_id for machine_id, end in self._ends.items() if now >= end]
@@ -86,7 +94,9 @@ class Leases:
             return False
         if self._expiry is not None:
             return now >= self._expiry + min(LINGER, self._lease)
-        return not is_listening and now >= self._contact + self._lease
+        if is_listening and now < self._heard + max(_HEARD, self._lease):
+            return False
+        return now >= self._contact + self._lease
 
 
 __all__ = ["LINGER", "WAKING", "Leases"]

@@ -33,6 +33,7 @@ from bigmachine.agent.tcp import FrontDoor
 from bigmachine.agent.tether import end_now, tie
 from bigmachine.agent.zygote import ForkRefused
 from bigmachine.rpc import Codec, Link, Server, ServiceTable, serve_socket
+from bigmachine.trust import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +112,7 @@ async def _serve(
     images = Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor), lose)
     table.register("Images", images)
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
+    host.heard = partial(_heard, server)
 
     def route(name: str | None, sock: socket.socket) -> bool:
         if name is None or name == orders.identity.id:
@@ -139,6 +141,12 @@ async def _serve(
     door.close()
     await server.close()
     images.close()
+
+
+def _heard(server: Server) -> int:
+    """Count the bytes that have come by the driver's connections."""
+    lanes = (lane for each in server.channels if each.peer.role is Role.DRIVER for lane in (each.main, each.bulk))
+    return sum(lane.bytes_in for lane in lanes if lane is not None)
 
 
 async def _relieve(undertaker: Undertaker, zygote: Zygote) -> None:
@@ -171,7 +179,7 @@ def _store(cache: str) -> Store:
 def _link_to(to: Onward, identity: OwnIdentity, reactor: Reactor) -> Link:
     """Make a link to another host's agent, to pass an image on to it."""
     from bigmachine.rpc import TlsDialer
-    from bigmachine.trust import Role, client_context
+    from bigmachine.trust import client_context
 
     own = identity.identity
     dialer = TlsDialer(to.host, to.port, to.agent_id, own.session, (Role.AGENT,), client_context(own))

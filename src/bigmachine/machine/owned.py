@@ -43,8 +43,10 @@ _GRACE = 5.0
 _STARTING_NOTE = 30.0
 #: A provider may take so long to say what became of a host.
 _FATE = 10.0
-#: So often it is asked for while the program is on its way there.
+#: So often it is asked for, and the host listened for, while the program is on its way there.
 _LOOK_OUT = 3.0
+#: A link that waits for something is pinged every other second; less than this says nothing about the host.
+_MUTE = 6.0
 #: An agent answers to a launch once the process is there: that takes milliseconds, on a crowded host some seconds.
 _LAUNCH = 60.0
 #: What the driver may find out before the agent does: that is told to end the machine.
@@ -181,10 +183,22 @@ class Owner:
         self.machine.launched()
 
     async def _look_out(self) -> None:
-        """Ask the provider for the host while the program travels: keepalives begin only after that."""
-        while self._fate is not None:
+        """Watch the host while the program travels: keepalives begin only after that."""
+        if self._fate is None and self._settle is None:
+            return
+        link, patience = self._host.link, max(_MUTE, self._keepalive.timeout)
+        heard, silent = link.bytes_heard(), 0.0
+        while True:
             await asyncio.sleep(_LOOK_OUT)
-            self._inquire()
+            if self._fate is not None:
+                self._inquire()
+            before, heard = heard, link.bytes_heard()
+            # In looks, and not by the clock: whatever came while this process stood still is read first.
+            silent = silent + _LOOK_OUT if heard == before and link.is_waiting() else 0.0
+            if self._settle is not None and silent >= patience:
+                text = f"nothing was heard of {link.name} for {silent:.0f} s, in the phase {self.machine.phase.value}"
+                self._end(MachineStopped(self._certificate(Cause.KEEPALIVE_LOST, text)))
+                return
 
     async def _bring_and_launch(self) -> None:
         try:

@@ -86,12 +86,12 @@ def test_without_any_folder_the_error_names_those_that_were_tried(lab: Lab) -> N
     assert lab.name(1) in text
 
 
-def sending(lab: Lab, program: Path, host: int) -> Driver:
+def sending(lab: Lab, program: Path, host: int, *verbs: str) -> Driver:
     """Start a driver, and come back when some of the bulk is on the host."""
     lab.netlab("rate", str(host), "60mbit")
     arrived = cache(lab, host) / "bigmachine" / "v1"
     before = size(arrived)
-    driver = lab.drive(program, "1", "spans", hosts=f"lab@{{{host}}}")
+    driver = lab.drive(program, "1", "spans", *verbs, hosts=f"lab@{{{host}}}")
     end = time.monotonic() + 30
     while size(arrived) < before + BULK // 4:
         assert time.monotonic() < end, "nothing arrives"
@@ -119,6 +119,17 @@ def test_what_has_arrived_before_a_host_died_need_not_travel_again(lab: Lab, bul
     outcome = lab.run(bulky, "1", "spans", hosts="lab@{3}")
     sent = sum(int(line.split()[-1]) for line in outcome.out.splitlines() if " shipping" in line)
     assert sent < BULK, f"{sent} bytes were sent again"
+
+
+def test_a_host_that_falls_silent_while_it_is_sent_something_is_given_up(lab: Lab, bulky: Path) -> None:
+    """And the host, which cannot know that the driver has ended, does not wait for it for ever."""
+    driver = sending(lab, bulky, 3, "short")
+    lab.netlab("drop", "3")
+    failed = driver.wait(40)
+    assert failed.status != 0
+    assert re.search(r"keepalive_lost.*nothing was heard of .* in the phase shipping", failed.err), failed.err
+    assert lab.address(3) in failed.err
+    lab.wait_quiet(3, timeout=20)
 
 
 def test_two_drivers_may_bring_the_same_program_to_a_host_at_once(lab: Lab, bulky: Path) -> None:

@@ -70,10 +70,20 @@ def test_an_agent_with_machines_is_not_abandoned() -> None:
     assert not table.is_abandoned(1000, is_listening=False, is_empty=False)
 
 
-def test_a_driver_that_listens_may_be_silent_for_ever() -> None:
+def test_a_driver_that_listens_need_not_call_but_must_be_heard() -> None:
     table = leases()
     table.contact(1)
-    assert not table.is_abandoned(100_000, is_listening=True, is_empty=True)
+    table.hear(100_000)
+    assert not table.is_abandoned(100_009.9, is_listening=True, is_empty=True)
+    assert table.is_abandoned(100_010, is_listening=True, is_empty=True)
+
+
+def test_a_short_lease_does_not_end_an_agent_between_two_pings() -> None:
+    table = Leases(lease=0.5, first_contact=120, now=0)
+    table.contact(1)
+    table.hear(1)
+    assert not table.is_abandoned(3, is_listening=True, is_empty=True)
+    assert table.is_abandoned(3, is_listening=False, is_empty=True)
 
 
 def test_a_driver_that_left_is_waited_for_one_lease() -> None:
@@ -98,6 +108,7 @@ def test_a_driver_that_wakes_up_in_time_keeps_the_agent() -> None:
     table.open("m1", 0)
     table.expire(10)
     table.contact(12)
+    table.hear(1000)
     assert not table.is_abandoned(1000, is_listening=True, is_empty=True)
 
 
