@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 
+import floors
 import measure
 import numpy as np
 from measure import Goal, Options, Row, Stat
@@ -14,35 +14,6 @@ from target import Target
 import bigmachine
 
 SIZE = 64 * measure.MEBIBYTE
-_IDLE = "the same calls while nothing else goes on"
-
-
-class Traffic:
-    """Arrays that go back and forth, from a thread each way."""
-
-    def __init__(self, machine: bigmachine.Machine) -> None:
-        array = np.ones(SIZE, np.uint8)
-        ways = (lambda: machine.call(Target.take, array), lambda: machine.call(Target.give, SIZE))
-        self._is_ended = False
-        self._count = [0, 0]
-        self._threads = [threading.Thread(target=self._go, args=(i, way)) for i, way in enumerate(ways)]
-        self._begin = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
-
-    def _go(self, number: int, way: object) -> None:
-        while not self._is_ended:
-            way()  # type: ignore[operator]  # a function without arguments
-            self._count[number] += 1
-
-    def end(self) -> tuple[float, float]:
-        """Stop; return bytes a second, up and down."""
-        self._is_ended = True
-        for thread in self._threads:
-            thread.join()
-        took = time.perf_counter() - self._begin
-        up, down = (count * SIZE / took for count in self._count)
-        return up, down
 
 
 def figures(session: bigmachine.Session, options: Options) -> list[Row]:
@@ -50,9 +21,10 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
     machine.call(Target.pin, measure.MACHINE)
     measure.pin(measure.DRIVER)
     seconds = options.pick(2, 10)
-    rates: list[tuple[float, float]] = []
+    array = np.ones(SIZE, np.uint8)
+    rates: dict[str, tuple[float, float]] = {}
     stats: dict[str, Stat] = {}
-    with asyncio.Runner() as runner:
+    with asyncio.Runner() as runner, floors.Floor(beside=True) as floor:
 
         def awaits(limit: float) -> list[float]:
             end = time.perf_counter() + limit
@@ -68,28 +40,46 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
                 samples += measure.timed(lambda: machine.call(Target.echo, 1), 10)
             return samples
 
-        for name, subject in (("await", awaits), ("call", calls)):
+        def pings(limit: float) -> list[float]:
+            end = time.perf_counter() + limit
+            samples = []
+            while time.perf_counter() < end:
+                samples += floor.ping(10)
+            return samples
+
+        def arrays() -> floors.Traffic:
+            up, down = (lambda: machine.call(Target.take, array)), (lambda: machine.call(Target.give, SIZE))
+            return floors.Traffic(up, down, SIZE)
+
+        for name, subject, begin in (
+            ("await", awaits, arrays),
+            ("call", calls, arrays),
+            ("floor", pings, floor.traffic),
+        ):
             subject(0.2)
             stats[f"{name}_idle"] = Stat.of(subject(seconds / 4))
-            traffic = Traffic(machine)
+            traffic = begin()
             try:
                 subject(0.2)
                 stats[name] = Stat.of(subject(seconds))
             finally:
-                rates.append(traffic.end())
+                rates[name] = traffic.end()
     return rows(stats, rates, machine.keepalive_reply_times())
 
 
-def rows(stats: dict[str, Stat], rates: list[tuple[float, float]], keepalives: list[float]) -> list[Row]:
+def rows(stats: dict[str, Stat], rates: dict[str, tuple[float, float]], keepalives: list[float]) -> list[Row]:
     """Say what each figure is, and what it should be."""
     made = []
+    floor = stats["floor"]
     for key, name in (("await", "await submit, async def method"), ("call", "sync call, plain method")):
-        idle, busy = stats[f"{key}_idle"], stats[key]
-        p99 = [Stat(stat.n, stat.p99, stat.p99, stat.p99, stat.p99) for stat in (busy, idle)]
-        made.append(Row(f"{name}, p50", "s", busy, _IDLE, idle, (Goal("median", 0.5e-3),)))
-        made.append(Row(f"{name}, p99", "s", p99[0], _IDLE, p99[1], (Goal("median", 2e-3),)))
-    for way, both in zip(("up", "down"), zip(*rates, strict=True), strict=True):
-        made.append(Row(f"arrays {way} meanwhile", "B/s", Stat.of(both)))
+        busy, idle = stats[key], stats[f"{key}_idle"]
+        note = f"while nothing else goes on {measure.show(idle.median, 's')}, p99 {measure.show(idle.p99, 's')}"
+        made.append(Row(f"{name}, p50", "s", busy, floors.BESIDE, floor, (Goal("median", 0.5e-3),), note=note))
+        tails = [Stat(stat.n, stat.p99, stat.p99, stat.p99, stat.p99) for stat in (busy, floor)]
+        made.append(Row(f"{name}, p99", "s", tails[0], floors.BESIDE, tails[1], (Goal("median", 2e-3),)))
+    for index, way in enumerate(("up", "down")):
+        ours = Stat.of([rates[key][index] for key in ("await", "call")])
+        made.append(Row(f"arrays {way} meanwhile", "B/s", ours, floors.BESIDE, Stat.of([rates["floor"][index]])))
     if keepalives:
         made.append(
             Row("keepalives meanwhile", "s", Stat.of(keepalives), note="late would be seconds: one is due each 2 s")

@@ -10,7 +10,9 @@ import io
 import pickle
 import ssl
 import struct
+import threading
 import time
+from collections.abc import Callable
 
 import measure
 import tls
@@ -25,14 +27,15 @@ _ACK = b"!"
 PING = f"blocking ssl ping-pong of {CALL} B between two processes, TLS 1.3"
 BULK = "blocking ssl socket pair between two processes, TLS 1.3, into memory that is there already"
 ECHO = "pickled calls and replies over the same blocking ssl socket, all that are in flight in one write"
+BESIDE = "the same ping-pong while two threads a side move 64 MiB up and down over blocking ssl sockets of their own"
 ITEMS = "pickle.dump and pickle.load through buffered files over a blocking ssl socket"
 
 
 class Floor(tls.Child):
-    """The calling end of the floors."""
+    """The calling end of the floors; with `beside`, also of one transfer each way that goes on beside them."""
 
-    def __init__(self) -> None:
-        super().__init__("floors.py")
+    def __init__(self, *, beside: bool = False) -> None:
+        super().__init__("floors.py", connections=3 if beside else 1)
         self._memory = memoryview(bytearray(64 * measure.MEBIBYTE))
 
     def ping(self, n: int) -> list[float]:
@@ -46,19 +49,25 @@ class Floor(tls.Child):
 
         return measure.timed(turn, n)
 
+    def traffic(self) -> Traffic:
+        """Begin to move 64 MiB up and down all the time, by two threads."""
+        up, down = self.others
+        return Traffic(
+            lambda: _send(up, self._memory),
+            lambda: _ask(down, memoryview(bytearray(len(self._memory)))),
+            len(self._memory),
+        )
+
     def up(self, size: int) -> float:
         """Send so many bytes; return the seconds until the other end has them."""
         begin = time.perf_counter()
-        self.socket.sendall(_HEADER.pack(_UP, size, 1))
-        self.socket.sendall(self._memory[:size])
-        _receive(self.socket, memoryview(bytearray(1)))
+        _send(self.socket, self._memory[:size])
         return time.perf_counter() - begin
 
     def down(self, size: int) -> float:
         """Ask for so many bytes; return the seconds until they are here."""
         begin = time.perf_counter()
-        self.socket.sendall(_HEADER.pack(_DOWN, size, 1))
-        _receive(self.socket, self._memory[:size])
+        _ask(self.socket, self._memory[:size])
         return time.perf_counter() - begin
 
     def echo(self, in_flight: int, total: int) -> float:
@@ -86,6 +95,33 @@ class Floor(tls.Child):
         return n / (time.perf_counter() - begin)
 
 
+class Traffic:
+    """What goes up and down all the time, by a thread each way, until it is ended."""
+
+    def __init__(self, up: Callable[[], object], down: Callable[[], object], size: int) -> None:
+        self._size = size
+        self._is_ended = False
+        self._count = [0, 0]
+        self._threads = [threading.Thread(target=self._go, args=(i, way)) for i, way in enumerate((up, down))]
+        self._begin = time.perf_counter()
+        for thread in self._threads:
+            thread.start()
+
+    def _go(self, number: int, way: Callable[[], object]) -> None:
+        while not self._is_ended:
+            way()
+            self._count[number] += 1
+
+    def end(self) -> tuple[float, float]:
+        """Stop; return bytes a second, up and down."""
+        self._is_ended = True
+        for thread in self._threads:
+            thread.join()
+        took = time.perf_counter() - self._begin
+        up, down = (count * self._size / took for count in self._count)
+        return up, down
+
+
 class _Buffered:
     """Pickles through buffered files."""
 
@@ -100,6 +136,17 @@ class _Buffered:
 
     def load(self) -> object:
         return pickle.load(self._reader)
+
+
+def _send(connection: ssl.SSLSocket, data: memoryview) -> None:
+    connection.sendall(_HEADER.pack(_UP, len(data), 1))
+    connection.sendall(data)
+    _receive(connection, memoryview(bytearray(1)))
+
+
+def _ask(connection: ssl.SSLSocket, into: memoryview) -> None:
+    connection.sendall(_HEADER.pack(_DOWN, len(into), 1))
+    _receive(connection, into)
 
 
 def _receive(connection: ssl.SSLSocket, into: memoryview) -> None:

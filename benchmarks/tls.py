@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -22,11 +23,12 @@ from bigmachine.trust import Authority, Identity, Role, client_context, server_c
 
 
 class Child:
-    """A process that runs a script's `serve`, and the connection to it."""
+    """A process that runs a script's `serve`, and the connections to it: the first is `socket`, `others` all but it."""
 
-    def __init__(self, script: str, core: int = measure.MACHINE) -> None:
+    def __init__(self, script: str, core: int = measure.MACHINE, connections: int = 1) -> None:
         authority = Authority("benchmark")
-        orders = {"identity": authority.issue(Role.MACHINE, "floor").to_dict(), "core": core}
+        identity = authority.issue(Role.MACHINE, "floor").to_dict()
+        orders = {"identity": identity, "core": core, "connections": connections}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(script)), "serve"],
             stdin=subprocess.PIPE,
@@ -38,14 +40,13 @@ class Child:
         self._process.stdin.write(json.dumps(orders).encode() + b"\n")
         self._process.stdin.flush()
         port = int(self._process.stdout.readline())
-        plain = socket.create_connection(("127.0.0.1", port))
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = client_context(authority.issue(Role.DRIVER, "driver"))
-        self.socket = context.wrap_socket(plain, server_hostname="floor")
+        self.socket, *self.others = [_connected(port, context) for _ in range(connections)]
 
     def close(self) -> None:
         """End the process."""
-        self.socket.close()
+        for connection in (self.socket, *self.others):
+            connection.close()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -63,14 +64,34 @@ class Child:
         self.close()
 
 
+def _connected(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", port))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return context.wrap_socket(plain, server_hostname="floor")
+
+
 def serve(handler: Callable[[ssl.SSLSocket], None]) -> None:
-    """Be the process: take one connection and handle it."""
+    """Be the process: take the connections and handle each, in a thread of its own if there are several."""
     orders = json.loads(sys.stdin.readline())
     measure.pin(orders["core"])
     context = server_context(Identity.from_dict(orders["identity"]))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        plain, _ = listener.accept()
+        accepted = [_accepted(listener, context) for _ in range(orders["connections"])]
+    further = [threading.Thread(target=_handle, args=(handler, connection)) for connection in accepted[1:]]
+    for thread in further:
+        thread.start()
+    _handle(handler, accepted[0])
+    for thread in further:
+        thread.join()
+
+
+def _accepted(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    plain, _ = listener.accept()
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with context.wrap_socket(plain, server_side=True) as connection:
+    return context.wrap_socket(plain, server_side=True)
+
+
+def _handle(handler: Callable[[ssl.SSLSocket], None], connection: ssl.SSLSocket) -> None:
+    with connection:
         handler(connection)
