@@ -18,6 +18,7 @@ import pytest
 
 from bigmachine.errors import AuthenticationError, BigmachineError, DeadlineExceeded, NetworkError
 from bigmachine.rpc import Link, Reactor, TlsDialer, net
+from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.net import PeerGone, as_network_error
 from bigmachine.trust import Authority, Role, client_context, server_context
 from tests.unit.rpc.ends import (
@@ -435,6 +436,39 @@ def test_a_peer_that_vanishes_in_the_middle_of_a_frame_leaves_nothing(host: Host
     ):
         secured.sendall(b"\x10\x00\x00\x00\x00\x00\x02")
         until(lambda: host.server.channels)
+
+
+@pytest.mark.usefixtures("stack", "nothing_stays")
+def test_dialling_that_is_given_up_when_it_is_just_done_leaves_the_socket_to_its_transport(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed under the transport, it ends the process: libuv aborts once the descriptor is another one's."""
+    reactor = Reactor.in_thread("test-io")
+    link = Link(reactor, dialer_to(host), name="m1")
+    made: list[tuple[Connection, socket.socket]] = []
+
+    async def dial() -> None:
+        dialling = asyncio.ensure_future(dialer_to(host).dial(reactor, link))
+        connection_made = Connection.connection_made
+
+        def give_up(connection: Connection, transport: asyncio.BaseTransport) -> None:
+            connection_made(connection, transport)
+            made.append((connection, transport.get_extra_info("socket")))
+            dialling.cancel()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "connection_made", give_up)
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+        connection, sock = made[-1]
+        assert not connection.is_open or sock.fileno() >= 0
+
+    for _ in range(5):
+        reactor.run(dial(), PATIENCE)
+        assert link.call("S.echo", 1) == 1
+    until(lambda: not any(connection.is_open for connection, _ in made))
+    link.close(NetworkError("over"))
+    finish(reactor)
 
 
 # --- the words for what the network says

@@ -61,7 +61,7 @@ class TlsDialer:
                 _, connection = await _create_connection()(
                     reactor.loop,
                     lambda: Connection(reactor, receiver),
-                    **(await self._target(reactor.loop)),
+                    sock=await self._reached(reactor.loop),
                     ssl=self.context,
                     server_hostname=self.server_id,
                     ssl_handshake_timeout=self.handshake_timeout,
@@ -123,17 +123,42 @@ class TlsDialer:
                 sock.setsockopt(socket.IPPROTO_TCP, number, value)
         return sock
 
-    async def _target(self, loop: asyncio.AbstractEventLoop) -> dict[str, object]:
-        if not self.path:
-            return {"host": self.host, "port": self.port}
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, self.path)
-        except BaseException:
-            sock.close()
-            raise
-        return {"sock": sock}
+    async def _reached(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        """Connect. Not left to `create_connection`, which may be cancelled when the handshake is just done.
+
+        `aiofastnet` 1.2 then closes a socket that it had to connect while its transport still has it in the event
+        loop; libuv ends the process (SIGABRT) once the descriptor's number is another one's.
+        """
+        if self.path:
+            return await _connected(loop, socket.AF_UNIX, self.path)
+        wrong: OSError | None = None
+        for family, address in await self._addresses(loop):
+            try:
+                return await _connected(loop, family, address)
+            except OSError as exc:
+                wrong = wrong or exc
+        raise wrong or OSError(f"{self.host} has no address")
+
+    async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[tuple[int, Any]]:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # it is a name, or an address of the other kind
+                socket.inet_pton(family, self.host)
+                return [(family, (self.host, self.port))]
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await loop.sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 @frozen
