@@ -7,6 +7,7 @@ process of its own each time, and its times are those of the session's timeline.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -82,6 +83,7 @@ def rows(host: Host, options: Options) -> list[Row]:
     host.start()  # packs are kept at the driver from now on, as after any first start
     stats = measure.take_turns(options.pick(2, 5), cold=host.cold, bare=host.bare, floor=host.floor)
     host.cold()
+    os.sync()  # what the cold turns removed is no business of what follows
     stats |= measure.take_turns(options.pick(3, 10), warm=host.start, edit=host.edit)
     host.start()
     host.sent.clear()

@@ -28,6 +28,7 @@ FIGURES = (
     ("scan.py",),
     ("shipping.py",),
     ("ssh.py",),
+    ("cold.py",),
     ("inprocess.py",),
     ("ending.py",),
     ("round_trip.py",),

@@ -106,7 +106,7 @@ class Lab:
         self.count = count
         self.home = home
         self.prefix = "t" + "".join(random.choices(string.ascii_lowercase, k=6))
-        self._python = python
+        self.driver_python = python
         self._environ = {**os.environ, "LAB_HOME": str(home), "LAB_PREFIX": self.prefix, "SSHLAB_SSHD": sshd}
         for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SSH_AUTH_SOCK"):
             self._environ.pop(name, None)
@@ -258,7 +258,7 @@ class Lab:
         own = {"HOME": str(self.user), "TMPDIR": str(self.user), "PYTHONPATH": str(PROJECT / "src")}
         process = subprocess.Popen(
             # It execs all the way, so the process that is started here becomes the driver itself.
-            [str(labs() / "netlab.sh"), "exec", "0", str(self._python), *arguments],
+            [str(labs() / "netlab.sh"), "exec", "0", str(self.driver_python), *arguments],
             env={**self._environ, **own, **(environ or {})},
             cwd=cwd,
             stdin=subprocess.PIPE,
