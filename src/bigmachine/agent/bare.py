@@ -358,7 +358,7 @@ def bring_up(
     check_libc(kit, "the agent", host.host, facts.libc)
     bundles.insert(0, kit)
     had = host.have(bundles)
-    lacking = [bundle for bundle in bundles if bundle.name not in had]
+    lacking = [bundle.whole() for bundle in bundles if bundle.name not in had]
     needed = sum(bundle.size + bundle.unpacked for bundle in lacking) + _ROOM
     if facts.free < needed:
         raise ImageError(

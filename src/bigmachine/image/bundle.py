@@ -20,6 +20,8 @@ import re
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -55,7 +57,8 @@ class Part:
 class Bundle:
     """A bundle on the driver's disk. `libc` is the oldest glibc that its compiled files run with, (0, 0) if any does.
 
-    `size` and `sha256` are those of the compressed file at `path`, `unpacked` the bytes of its members.
+    `size` and `sha256` are those of the compressed file at `path`, `unpacked` the bytes of its members. `again` packs
+    it anew.
     """
 
     folder: Folder
@@ -65,11 +68,24 @@ class Bundle:
     size: int
     unpacked: int
     libc: tuple[int, int]
+    again: Callable[[], Bundle] = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The place in a host's cache."""
         return f"{self.folder}/{self.id}"
+
+    def whole(self) -> Bundle:
+        """Give it as it was packed: packed anew if the file is damaged, which else every host would refuse.
+
+        Raises:
+            ImageError: if it cannot be written.
+        """
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == self.sha256:
+                return self
+        self.path.unlink(missing_ok=True)
+        return self.again()
 
 
 def default_cache() -> Path:
@@ -86,30 +102,31 @@ def kept_bundle(folder: Folder, key: str, cache: Path, build: Callable[[], Itera
     """
     name = hashlib.sha256(f"{_FORMAT}\0{key}".encode()).hexdigest()[:32]
     place = cache / "bundles"
-    kept = _kept(folder, place / name)
+    again = partial(kept_bundle, folder, key, cache, build)
+    kept = _kept(folder, place / name, again)
     if kept is not None:
         return kept
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(place / f".{name}.lock"):
-            kept = _kept(folder, place / name)  # by whoever had the lock before
+            kept = _kept(folder, place / name, again)  # by whoever had the lock before
             if kept is None:
                 facts = _write(list(build()), place / f"{name}.tar.gz")
                 _replace(place / f"{name}.json", json.dumps(facts).encode())
                 _forget_old(place)
-                kept = _read(facts, folder, place / f"{name}.tar.gz")
+                kept = _read(facts, folder, place / f"{name}.tar.gz", again)
             return kept
     except OSError as error:
         raise ImageError(f"packing the {folder.removesuffix('s')} for bare hosts failed: {error}") from error
 
 
-def _kept(folder: Folder, stem: Path) -> Bundle | None:
+def _kept(folder: Folder, stem: Path, again: Callable[[], Bundle]) -> Bundle | None:
     about, path = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.tar.gz")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads(about.read_text())
         if path.stat().st_size == facts["size"]:
             os.utime(path)  # it is in use
-            return _read(facts, folder, path)
+            return _read(facts, folder, path, again)
     return None
 
 
@@ -139,9 +156,9 @@ def _forget_old(place: Path) -> None:
         path.with_name(path.name.replace(".tar.gz", ".json")).unlink(missing_ok=True)
 
 
-def _read(facts: dict[str, Any], folder: Folder, path: Path) -> Bundle:
+def _read(facts: dict[str, Any], folder: Folder, path: Path, again: Callable[[], Bundle]) -> Bundle:
     major, minor = facts["libc"]
-    return Bundle(folder, facts["id"], path, facts["sha256"], facts["size"], facts["unpacked"], (major, minor))
+    return Bundle(folder, facts["id"], path, facts["sha256"], facts["size"], facts["unpacked"], (major, minor), again)
 
 
 def _write(parts: list[Part], path: Path) -> dict[str, Any]:

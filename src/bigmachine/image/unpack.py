@@ -158,8 +158,10 @@ class Arrival:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o555 if executable else 0o444)
         try:
             _write_all(descriptor, content, 0)
-        except BaseException:
+        except BaseException as error:
             os.unlink(aside)
+            if isinstance(error, OSError):
+                error.filename = place  # a write has none
             raise
         finally:
             os.close(descriptor)

@@ -94,7 +94,7 @@ class Host:
                 stream = await self.link.submit("Agent.events", (self._cursor,), {})
                 await self._follow(stream)
             except PeerGone:
-                self._lost("its agent does not listen any more")
+                self._lost(f"its agent {self.link.name} does not listen any more")
                 return
             except BigmachineError as exc:
                 if self._is_ending:

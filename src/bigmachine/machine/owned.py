@@ -376,6 +376,9 @@ class Owner:
 
     def died(self, error: MachineStopped) -> None:
         certificate = dataclasses.replace(error.certificate, machine=self.machine.name)
+        if certificate.cause == Cause.AGENT_LOST and self.machine.state is State.STARTING:
+            detail = f"{certificate.detail}, in the phase {self.machine.phase.value}"
+            certificate = dataclasses.replace(certificate, detail=detail)
         named = MachineStopped(certificate)
         named.__cause__ = error.__cause__
         if self._init_error is not None and certificate.cause == Cause.INIT_FAILED:

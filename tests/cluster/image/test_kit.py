@@ -87,6 +87,17 @@ def test_it_is_packed_once(kit: Bundle, cache: Path) -> None:
     assert kit.path.stat().st_ino == before
 
 
+def test_one_that_is_damaged_on_the_drivers_disk_is_packed_anew(tmp_path: Path) -> None:
+    packed = kept_bundle("kits", "key", tmp_path, lambda: [Part("one", bytes(range(256)))])
+    good = packed.path.read_bytes()
+    assert packed.whole() is packed
+    packed.path.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    assert packed.whole() == packed
+    assert packed.path.read_bytes() == good
+    packed.path.unlink()
+    assert packed.whole().path.read_bytes() == good
+
+
 def test_only_the_latest_bundles_stay(tmp_path: Path) -> None:
     made = [kept_bundle("kits", str(n), tmp_path, lambda: [Part("a", b"x")]) for n in range(12)]
     assert [bundle.path.exists() for bundle in made] == [False] * 4 + [True] * 8

@@ -85,6 +85,28 @@ def test_a_key_that_the_host_does_not_know_is_refused(lab: Lab, config: Path, tm
     assert "must work without a question" in text
 
 
+def test_a_key_that_is_not_there_does_not_count(lab: Lab, config: Path) -> None:
+    first(config, "IdentityFile ~/.ssh/of-another-computer")
+    assert "RUNNING" in lab.run("attempt.py", "1", hosts="lab@{1}", config=config).out
+
+
+def test_an_agent_that_is_damaged_on_its_host_is_named_with_the_remedy(lab: Lab) -> None:
+    lab.run("attempt.py", "1", hosts="lab@{1}")
+    kits = "/home/lab/.cache/bigmachine/v1/kits"
+    lab.on(
+        1, f"f=$(ls {kits}/*/site/bigmachine/agent/main.py) && chmod u+w $f && echo 'raise ValueError' >$f", user="lab"
+    )
+    lab.on(1, f"rm -f {kits}/*/site/bigmachine/agent/__pycache__/main.*", user="lab")
+    try:
+        kind, text = fails(lab, "lab@{1}")
+    finally:
+        lab.on(1, f"rm -rf {kits}", user="lab")
+    assert kind == "ProvisionError"
+    assert f"ssh host lab@{lab.name(1)} (starting its agent)" in text
+    assert f"{kits} or" in text
+    assert "ValueError" in text
+
+
 def test_without_any_key_nobody_gets_in(lab: Lab, config: Path) -> None:
     lines = [line for line in config.read_text().splitlines() if "IdentityFile" not in line]
     config.write_text("\n".join(lines))

@@ -1,15 +1,16 @@
 """Logging in to a host: the user's own configuration and keys, and host keys that are always verified.
 
-`asyncssh` reads `~/.ssh/config`. Three things are done here in its place. Files of known hosts are found as OpenSSH
+`asyncssh` reads `~/.ssh/config`. Four things are done here in its place. Files of known hosts are found as OpenSSH
 finds them (all of its default places, and those that are not there do not count). `UserKnownHostsFile none`, by which
-`asyncssh` verifies nothing, means that no host is known. And each jump host is logged in to by itself, by the same
-rules, so that an error names the one that it is about.
+`asyncssh` verifies nothing, means that no host is known. An `IdentityFile` that is not there does not count. And each
+jump host is logged in to by itself, by the same rules, so that an error names the one that it is about.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.errors import BigmachineError, ProvisionError
@@ -101,6 +102,9 @@ async def _options(host: SshHost, config: str | None) -> asyncssh.SSHClientConne
         "config": _files(config),
         "login_timeout": LOGIN_TIMEOUT,
         "keepalive_interval": _KEEPALIVE,
+        # No keys yet: one that is not there would be an error.
+        "client_keys": None,
+        "agent_identities": None,
     }
     if host.port is not None:
         given["port"] = host.port
@@ -115,7 +119,12 @@ async def _options(host: SshHost, config: str | None) -> asyncssh.SSHClientConne
     known = known_hosts(users, everybodys)
     limit = options.connect_timeout or CONNECT_TIMEOUT  # the user's, if there is one
     verified: asyncssh.SSHClientConnectionOptions = await read.construct(
-        options, known_hosts=known, connect_timeout=min(limit, _MOST)
+        options,
+        known_hosts=known,
+        connect_timeout=min(limit, _MOST),
+        client_keys=keys(cast("list[str] | None", said.get("IdentityFile"))),
+        agent_identities=(),
+        ignore_encrypted=True,
     )
     return verified
 
@@ -125,6 +134,11 @@ def _files(config: str | None) -> list[str]:
     return [config] if config is not None else [default] if os.path.isfile(default) else []
 
 
+def keys(named: list[str] | None) -> Sequence[str]:
+    """Return those of the keys that the configuration names which are there; (): it names none."""
+    return [path for path in map(os.path.expanduser, named) if os.path.isfile(path)] if named else ()
+
+
 def known_hosts(users: list[str] | None, everybodys: list[str] | None) -> list[str]:
     """Return the files of known hosts, at least one; None: the configuration does not say."""
     files = [*(_USERS_KNOWN if users is None else users), *(_GLOBALLY_KNOWN if everybodys is None else everybodys)]
@@ -132,4 +146,4 @@ def known_hosts(users: list[str] | None, everybodys: list[str] | None) -> list[s
     return there or [os.devnull]  # an empty list would mean the default to asyncssh, and None that all are trusted
 
 
-__all__ = ["CONNECT_TIMEOUT", "LOGIN_TIMEOUT", "known_hosts", "log_in"]
+__all__ = ["CONNECT_TIMEOUT", "LOGIN_TIMEOUT", "keys", "known_hosts", "log_in"]

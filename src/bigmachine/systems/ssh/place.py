@@ -168,8 +168,9 @@ class Place:
         line = await self._line(process, _STARTING)
         without = NoPython.parse(line)
         if without is not None:
-            await self._lend(process, without)
-            process.stdin.write(given)
+            with contextlib.suppress(BrokenPipeError):  # it has given up, and its next line says why
+                await self._lend(process, without)
+                process.stdin.write(given)
             line = await self._line(process, _STARTING)
         try:
             told = json.loads(line)
@@ -187,6 +188,8 @@ class Place:
 
         name = f"ssh host {self.host}"
         bundle, platform = await asyncio.to_thread(interpreter_for, name, without.system, without.machine, without.libc)
+        if bundle.id not in without.kept:
+            bundle = await asyncio.to_thread(bundle.whole)
         _log.info("%s has no Python: it gets %s, %d MiB", name, platform.python, bundle.size >> 20)
         for piece in without.answer(bundle):
             process.stdin.write(piece)
@@ -208,8 +211,18 @@ class Place:
         return line
 
     def _silent(self, why: str) -> ProvisionError:
-        said = "".join(f"\n    {line}" for line in self.log.last(_LAST_LINES))
-        return ProvisionError(f"ssh host {self.host} (starting stage 0): {why}{said}", temporary=True)
+        return ProvisionError(f"ssh host {self.host} (starting stage 0): {why}{self._said()}", temporary=True)
+
+    def agentless(self, error: BigmachineError) -> ProvisionError:
+        """Say that stage 0 gave way to an agent that cannot be called, with what that said and what may help."""
+        text = f"ssh host {self.host} (starting its agent): {error}"
+        if self.raised is not None:
+            kept = f"{self.raised.facts.cache}/v1"
+            text += f". If nothing below says why, {kept}/kits or {kept}/interpreters may be damaged: remove them there"
+        return ProvisionError(f"{text}{self._said()}", temporary=True)
+
+    def _said(self) -> str:
+        return "".join(f"\n    {line}" for line in self.log.last(_LAST_LINES))
 
     async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
         """Keep what stage 0 and the agent say of their troubles."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bigmachine.errors import BigmachineError, InvalidCall, ProvisionError
+from bigmachine.errors import BigmachineError, InvalidCall, NetworkError, ProvisionError
 from bigmachine.system import HasMachineId, Keepalive, Launched, Runtime, System, Ticket, agent_id_of
 from bigmachine.systems.ssh.client import Loop
 from bigmachine.systems.ssh.failures import summary
@@ -171,8 +171,10 @@ class SSHSystem(System):
         await place.open(ticket, self.keepalive, self.config, self._loop.logins)
         try:
             await asyncio.to_thread(ticket.adopt, self._slot(place, machines=0))
-        except BaseException:
+        except BaseException as error:
             await place.close(_GRACE)
+            if isinstance(error, NetworkError):
+                raise place.agentless(error) from error
             raise
         before = self._places.get(host)
         self._places[host] = self._by_agent[place.agent_id] = place
