@@ -231,6 +231,21 @@ def test_an_agent_that_does_not_end_is_killed(system: LocalSystem, ticket: Ticke
     assert not is_alive(processes(pids)[0])
 
 
+def test_it_ends_and_is_killed_where_processes_have_no_descriptors(
+    system: LocalSystem, ticket: Ticket, run_as: RunAs, pids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    system.launch(1, ticket)
+    system.shutdown(10.0)
+    deaf = LocalSystem()
+    run_as(DEAF)
+    deaf.launch(1, ticket)
+    begin = time.monotonic()
+    deaf.shutdown(0.1)
+    assert 0.1 <= time.monotonic() - begin < 5
+    assert not any(map(is_alive, processes(pids)))
+
+
 def test_it_may_be_shut_down_unused() -> None:
     system = LocalSystem()
     system.shutdown(1.0)
