@@ -23,6 +23,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image.platforms import this_platform
 from bigmachine.session.foreseen import make_kit, platform_of
 from bigmachine.system import Foreseen
+from tests.cluster.processes import wait_until_gone
 from tests.labs import lean
 
 PROJECT = Path(__file__).parents[2]
@@ -220,3 +221,25 @@ def test_a_processor_that_no_packages_are_for_is_named(tmp_path: Path) -> None:
     host = Foreseen("a mainframe", "s390x", libc="glibc 2.36", python=OURS.minor)
     with pytest.raises(ImageError, match="a mainframe: resolve: no packages are known for Linux on s390x"):
         make_kit(host, platform_of(host, cache=tmp_path), cache=tmp_path)
+
+
+def test_a_program_that_ends_meanwhile_ends_uv_too(tmp_path: Path) -> None:
+    fake = tmp_path / "uv"
+    fake.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 60\n")
+    fake.chmod(0o755)
+    program = f"""if True:
+        import atexit, pathlib, threading, time
+        from bigmachine.image.manifest import Platform
+        from bigmachine.image.uv import Uv
+        uv = Uv(Platform("3.11", "", "Linux", "{ARM}", "glibc 2.36"), pathlib.Path("{tmp_path}"))
+        before, end = atexit._ncallbacks(), time.monotonic() + 10
+        threading.Thread(target=uv.run, daemon=True).start()
+        while not (pathlib.Path("{tmp_path}/pid").exists() and atexit._ncallbacks() > before):
+            time.sleep(0.01)
+            if time.monotonic() > end:
+                break
+    """
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
+    pid = int((tmp_path / "pid").read_text())
+    wait_until_gone([pid], 10)

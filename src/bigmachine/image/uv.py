@@ -7,6 +7,7 @@ in the driver's cache, by what was asked, so the next start does not ask again.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -125,23 +126,27 @@ class Uv:
             UvFailed: It says that it cannot.
             ImageError: uv is not here, or takes too long.
         """
-        try:
-            done = subprocess.run(
-                (_program(), *arguments),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ImageError(
-                f"resolve: uv found nothing for {described(self.target)} within {_SECONDS:.0f} s: is the package index "
-                "reachable?"
-            ) from error
-        if done.returncode:
-            raise UvFailed(done.stderr.strip())
-        return done.stdout
+        with subprocess.Popen(
+            (_program(), *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            atexit.register(process.kill)  # a thread that waits here does not see that the program ends
+            try:
+                told, complaint = process.communicate(timeout=_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise ImageError(
+                    f"resolve: uv found nothing for {described(self.target)} within {_SECONDS:.0f} s: is the package "
+                    "index reachable?"
+                ) from error
+            finally:
+                process.kill()
+                atexit.unregister(process.kill)
+        if process.returncode:
+            raise UvFailed(complaint.strip())
+        return told
 
 
 def site_of(prefix: Path) -> Path | None:

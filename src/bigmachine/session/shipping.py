@@ -132,10 +132,10 @@ class Cargo:
             end = time.monotonic() + timeout
             platforms = [platform_of(each) for each in hosts]
             self._targets = list(dict.fromkeys(map(_target, platforms)))
-            for target in self._targets:
-                self._packed(target)  # meanwhile
             for each, platform in zip(hosts, platforms, strict=True):
                 make_kit(each, platform)
+            for target in self._targets:
+                self._packed(target)  # at the same time
             timeout = max(0.0, end - time.monotonic())
         try:
             packed = [self._packed(target).result(timeout) for target in self._targets]
