@@ -42,7 +42,7 @@ _log = logging.getLogger("bigmachine.agent")
 _OPEN_TO_ALL: Final = frozenset({"ping", "survives", "info", "mem_info", "disk_info", "load_info", "getpid"})
 #: How long `end` waits for the driver to acknowledge the last events.
 _FAREWELL: Final = 2.0
-#: Seconds by which two clocks differ that are not read at the same instant.
+#: Seconds by which two clocks differ that are not read at the same instant, and by which what is due may be late.
 _NAP: Final = 0.5
 
 
@@ -227,8 +227,13 @@ class Host:
     async def watch(self) -> None:
         """Keep the clocks until the agent's end."""
         period = min(1.0, max(0.02, min(self._clocks.lease, self._clocks.hang, self._clocks.first_contact) / 10))
+        due = self._loop.time()
         while not self.over.is_set():
-            self._tick(self._loop.time())
+            now = self._loop.time()
+            if now - due > _NAP:
+                self.leases.late(now - due)
+            self._tick(now)
+            due = now + period
             await asyncio.sleep(period)
 
     def _tick(self, now: float) -> None:

@@ -7,6 +7,7 @@ Time comes in as an argument, in seconds of any clock that only grows. The rules
 - While a computer is suspended, no clock here goes on. When it wakes up, the driver, if it was on another one, may have
   given its machines up long ago. So a lease that would have run out meanwhile is shortened to `WAKING` seconds: a
   driver that is still there renews it at once.
+- While the agent itself does not come to run, as on a crowded host, it hears nobody: that time is no lease's.
 - An agent without machines ends when the driver has not called for a lease. While the driver keeps its stream of
   events open that is no sign of death (it may just have nothing to do), as long as something comes from it: the pings
   of its connection do. A driver that is cut off, while it sends the program for instance, sends none. Where a lease has
@@ -60,6 +61,11 @@ class Leases:
         for machine_id, end in self._ends.items():
             if now + slept >= end:
                 self._ends[machine_id] = min(end, now + WAKING)
+
+    def late(self, held_up: float) -> None:
+        """Note that whoever looks at the leases was held up for so many seconds, in which he heard nothing either."""
+        for machine_id in self._ends:
+            self._ends[machine_id] += held_up
 
     def close(self, machine_id: str) -> None:
         """Forget a machine; harmless for one that is not there."""

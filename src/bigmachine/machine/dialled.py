@@ -84,8 +84,6 @@ class Pinger:
                 elif silent >= self._clocks.timeout:
                     self._stop(self._gone(Cause.KEEPALIVE_LOST, f"no ping was answered for {silent:.1f} s", exc))
                 else:
-                    if not isinstance(exc, InvalidCall):
-                        self._agent.renew()
                     await asyncio.sleep(self._pause)
             else:
                 answered = time.monotonic()

@@ -27,6 +27,9 @@ _ACK_PAUSE = 0.2
 #: While the output is held up, look so often whether it goes on: an agent keeps a few megabytes, some 50 ms of a burst.
 _CROWDED_PAUSE = 0.02
 _FIRST_PAUSE = 0.005
+#: So many launches are under way at a host at once: twice what its zygote forks together. All at once would have their
+#: handshakes at once, too, behind which, on a crowded computer, keepalives wait for longer than a lease.
+_AT_ONCE = 16
 _PAUSE = 0.5
 
 
@@ -55,6 +58,7 @@ class Host:
         self.agent_id = agent_id
         self._is_crowded = is_crowded
         self.link = link
+        self.launching = asyncio.Semaphore(_AT_ONCE)
         self._tenants: dict[str, Tenant] = {}
         self._cursor = 0
         self._acknowledged = 0

@@ -54,6 +54,10 @@ _NOT_BY_THE_AGENT = (Cause.KEEPALIVE_LOST, Cause.LEASE_EXPIRED, Cause.BOOT_FAILE
 #: So often a connection may break, or a program not answer one, while a service is installed.
 _ATTEMPTS = 4
 _AGAIN = 0.1
+#: However late it is, an answer to a keepalive is waited for so long.
+_LEAST_PATIENCE = 0.5
+#: What has come while this process stood still is read within this.
+_READING = 0.1
 
 
 class Listener(Protocol):
@@ -208,7 +212,8 @@ class Owner:
             self._has_launched.set()
             raise self._boot_failed(f"the program could not be brought to {self._host.link.name}", exc) from exc
         try:
-            await self._host.link.submit("Agent.launch", (self._spec,), {}, _LAUNCH)
+            async with self._host.launching:
+                await self._host.link.submit("Agent.launch", (self._spec,), {}, _LAUNCH)
         except Exception as exc:
             raise self._boot_failed("its agent could not launch it", exc) from exc
         finally:
@@ -294,16 +299,24 @@ class Owner:
     async def _keep_alive(self) -> None:
         clocks = self._keepalive
         method = f"Supervisor@{self._spec.machine_id}.keepalive"
+        link = self._host.link
         answered = time.monotonic()
-        patience = max(0.5, min(clocks.interval, clocks.timeout / 3))
         while self.machine.state is not State.STOPPED:
             sent = time.monotonic()
+            # Not given up sooner: on a crowded host each answer may be late, and a call that is given up never has one.
+            patience = max(_LEAST_PATIENCE, answered + clocks.timeout - sent)
+            late = link.reactor.loop.call_later(min(clocks.interval, clocks.timeout / 3), self._inquire)
             try:
-                reply: KeepaliveReply = await self._host.link.submit(method, (clocks.lease,), {}, patience)
+                reply: KeepaliveReply = await link.submit(method, (clocks.lease,), {}, patience)
             except MachineStopped as exc:
                 self._end(exc)
                 return
             except BigmachineError as exc:
+                if isinstance(exc, DeadlineExceeded):
+                    # Its agent may be heard, and be behind with its answers; or this loop with reading them.
+                    heard = link.bytes_heard()
+                    await asyncio.sleep(_READING)
+                    answered = max(answered, link.heard_at if link.bytes_heard() == heard else time.monotonic())
                 silent = time.monotonic() - answered
                 _log.debug("keepalive of %s failed for %.1f s: %s", self.machine.name, silent, exc)
                 self._inquire()
@@ -311,15 +324,15 @@ class Owner:
                     text = f"no keepalive was answered for {silent:.1f} s: {exc}"
                     self._end(MachineStopped(self._certificate(Cause.KEEPALIVE_LOST, text)))
                     return
-                if isinstance(exc, DeadlineExceeded):
-                    self._host.link.renew()
-                else:
+                if not isinstance(exc, DeadlineExceeded):
                     await asyncio.sleep(min(0.5, clocks.interval))
             else:
                 answered = time.monotonic()
                 self.machine.kept_alive(answered - sent, reply.next_s)
                 self._host.note_health(reply.healthy)
                 await asyncio.sleep(clocks.interval)
+            finally:
+                late.cancel()
 
     def _inquire(self, lost: MachineStopped | None = None) -> None:
         """Ask the provider what has become of the host, unless that is being done; `lost`: its agent is gone."""

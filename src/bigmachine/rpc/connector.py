@@ -102,10 +102,10 @@ class Connector(Lanes):
             if connection is not None:
                 connection.abort()
 
-    def renew(self) -> None:
-        """Give the connection up, for it is mute, and dial anew for the next call."""
-        if self.main is not None:
-            self.main.abort(NetworkError(f"the connection to {self.name} fell silent"))
+    @property
+    def heard_at(self) -> float:
+        """When the peer was last heard, by `time.monotonic`, to a second; known while something is waited for."""
+        return self._heartbeat.heard_at
 
     def bytes_heard(self) -> int:
         """Return how much has come, by both lanes."""

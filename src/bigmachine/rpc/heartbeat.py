@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from typing import Protocol
 
 from bigmachine.rpc.connection import Connection
@@ -65,6 +66,8 @@ class Heartbeat:
         self._has_pinged = False
         self._replacing: asyncio.Task[object] | None = None
         self.is_on = False
+        #: When the peer was last known to be heard, by `time.monotonic`.
+        self.heard_at = 0.0
 
     def start(self) -> None:
         """Begin to watch, if it does not already."""
@@ -86,6 +89,8 @@ class Heartbeat:
     def _beat(self) -> None:
         link = self._link
         heard = link.bytes_heard()
+        if heard != self._heard:
+            self.heard_at = time.monotonic()
         what = decide(link.is_waiting(), heard != self._heard, self._has_pinged)
         self._heard = heard
         self._has_pinged = what is not Next.REST

@@ -16,6 +16,9 @@ from typing import Any
 from bigmachine.errors import InvalidCall, NetworkError
 from bigmachine.frozen import frozen
 
+#: So many names an error's text has, and looks among for the one that was meant.
+_NAMED = 50
+
 
 class Gate:
     """Lets a bounded number of a service's calls run at once; the others wait in order. On the loop's thread."""
@@ -191,7 +194,9 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _instead(wanted: str, there: list[str]) -> str:
     import difflib  # for a mistake only
 
-    close = difflib.get_close_matches(wanted, there, 1)
+    named = there[:_NAMED]  # an agent has one for each machine, and its event loop other work to do
+    close = difflib.get_close_matches(wanted, named, 1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(there)}" if there else "; there is none"
+    more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+    return f"; there is {', '.join(named)}{more}" if there else "; there is none"

@@ -42,6 +42,14 @@ def test_one_machines_renewal_does_not_help_another() -> None:
     assert table.expire(10) == ["m2"]
 
 
+def test_time_in_which_the_agent_could_not_listen_is_no_leases() -> None:
+    table = leases()
+    table.open("m1", 0)
+    table.late(7)
+    assert table.expire(16.9) == []
+    assert table.expire(17) == ["m1"]
+
+
 def test_a_lease_that_ran_out_cannot_be_renewed() -> None:
     table = leases()
     table.open("m1", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -115,6 +116,19 @@ def test_an_answer_to_the_ping_is_as_good_as_any() -> None:
     link.beat()
     link.beat()
     assert link.story == ["ping", "believe", "ping"]
+
+
+def test_it_is_known_when_something_was_heard_the_last_time() -> None:
+    link = Link()
+    link.heartbeat.start()
+    link.beat()
+    assert link.heartbeat.heard_at == 0
+    before = time.monotonic()
+    link.heard += 16
+    link.beat()
+    heard_at = link.heartbeat.heard_at
+    link.beat()
+    assert before <= heard_at == link.heartbeat.heard_at
 
 
 def test_a_link_that_waits_for_nothing_is_left_alone_and_watched_again_when_it_does() -> None:

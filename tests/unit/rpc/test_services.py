@@ -167,6 +167,12 @@ def test_a_property_that_raises_is_an_invalid_call_that_says_what_it_raised() ->
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+def test_of_many_services_an_error_names_some() -> None:
+    table = table_of(**{f"Supervisor@{i:03}": Calculator() for i in range(200)})
+    with pytest.raises(InvalidCall, match=r"there is Supervisor@000, .*, Supervisor@049 and 150 more$"):
+        table.find("Zzz.add")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
