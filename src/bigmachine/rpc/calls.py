@@ -43,7 +43,6 @@ R = TypeVar("R")
 _PENDING = "PENDING"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"
 _FINISHED = "FINISHED"
-_new = object.__new__
 _making_condition = threading.Lock()
 
 
@@ -63,9 +62,6 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     """
 
     __slots__ = (
-        "_awaiting",
-        "_callbacks",
-        "_cond",
         "_exception",
         "_has_company",
         "_now",
@@ -75,7 +71,6 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         "_waiters",
         "carrier",
         "ident",
-        "lock",
         "method",
         "near",
         "sent_at",
@@ -84,17 +79,19 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         "unclaimed",
     )
 
+    # What only some calls need.
+    _cond: threading.Condition | None = None
+    #: On which the first thread that waits sleeps, while it does.
+    lock: Any = None
+    # Who awaits it but the task that does on the loop that carries it.
+    _awaiting: list[asyncio.Future[None]] | None = None
+    _callbacks: list[Callable[[Any], object]] | None = None
+
     def __init__(self, ident: int = 0, method: str = "", carrier: CallCarrier | None = None) -> None:
-        self._begin(ident, method, carrier)
+        self.begin(ident, method, carrier)
 
-    @classmethod
-    def of(cls, ident: int, method: str, carrier: CallCarrier) -> Call[Any]:
-        """Make one as a class makes it, in half the time: what a type does for `__init__` costs as much as that."""
-        call = _new(cls)
-        call._begin(ident, method, carrier)
-        return call
-
-    def _begin(self, ident: int, method: str, carrier: CallCarrier | None) -> None:
+    def begin(self, ident: int, method: str, carrier: CallCarrier | None) -> None:
+        """Be a new call: for an object that was made without `__init__`, for which a type takes as long as this."""
         self.ident = ident
         self.method = method
         self.carrier = carrier
@@ -111,13 +108,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         self._exception: BaseException | None = None
         # Whether anybody has to be told but the task that awaits it on the loop that carries it.
         self._has_company = False
-        self._cond: threading.Condition | None = None
-        #: On which the first thread that waits sleeps, while it does.
-        self.lock: Any = None
-        # Who awaits it on the loop that carries it; everybody else who does.
+        # On which a task awaits it on the loop that carries it.
         self._waiter: asyncio.Future[None] | None = None
-        self._awaiting: list[asyncio.Future[None]] | None = None
-        self._callbacks: list[Callable[[Any], object]] | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -382,11 +374,11 @@ class Call(concurrent.futures.Future[R], Generic[R]):
             near = self.near
             if near is not None:
                 near.claim(self, loop)
-            waiter = loop.create_future()
             carrier = self.carrier
-            if carrier is not None and carrier.reactor.loop is loop and self._waiter is None:
-                self._waiter = waiter
+            if carrier is not None and (reactor := carrier.reactor).loop is loop and self._waiter is None:
+                waiter = self._waiter = reactor.spare.pop() if reactor.spare else loop.create_future()
             else:
+                waiter = loop.create_future()
                 self._has_company = True
                 if self._awaiting is None:
                     self._awaiting = self.__dict__.setdefault("_made_awaiting", [])

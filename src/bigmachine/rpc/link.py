@@ -17,7 +17,6 @@ import time
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -40,7 +39,7 @@ from bigmachine.rpc.near import Near
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
-from bigmachine.rpc.statistics import Statistics
+from bigmachine.rpc.statistics import MethodStats, Statistics
 from bigmachine.rpc.streamed import BYTES
 from bigmachine.rpc.unsent import close_unsent
 from bigmachine.rpc.wire import (
@@ -61,6 +60,7 @@ from bigmachine.rpc.wire import (
 )
 
 _log = logging.getLogger("bigmachine.rpc")
+_new = object.__new__
 #: More event loops than these that call the same machine at once go by the reactor's.
 _MOST_NEARS = 16
 #: Arguments above this are logged, once a minute at most; nothing is refused [Go: rpc/client.go].
@@ -133,15 +133,16 @@ class Link(Connector):
         if limit is not None:
             timeout = _time_left(limit, timeout, method)
         ident = next(self._idents)
-        call: Call[Any] = Call.of(ident, method, self)
+        call: Call[Any] = _new(Call)
+        call.begin(ident, method, self)
         encoded: Encoded | None = self.codec.small_call(ident, method, args, kwargs, timeout, key)
         if encoded is None:
             encoded = self._encode(ident, method, args, kwargs, timeout, key)
         reactor = self.reactor
-        if get_ident() == reactor.thread_id:
+        loop = _get_running_loop()
+        if loop is reactor.loop:
             self.begin(call, encoded, timeout, is_urgent)
             return call
-        loop = _get_running_loop()
         if loop is not None and not (self._feeds and ident in self._feeds):
             near = self._nears.get(loop) or self._near(loop)
             if near is not None and near.offer(call, encoded, timeout):
@@ -423,7 +424,8 @@ class Link(Connector):
         if self._is_doubted:
             self.believe()
         pending = self._pending
-        methods = self.statistics.methods
+        method = ""
+        stats: MethodStats | None = None
         woken = self.reactor.woken
         now = perf_counter()
         for kind, flags, ident, payload, buffers in frames:
@@ -434,8 +436,12 @@ class Link(Connector):
                     continue
                 if call.timer is not None:
                     call.timer.cancel()
-                stats = methods.get(call.method) or self.statistics.of(call.method)
-                stats.count(now - call.sent_at, kind == ERROR, len(payload), call.size)
+                if stats is None or call.method is not method:
+                    if stats is not None:
+                        stats.settle()
+                    method = call.method
+                    stats = self.statistics.of(method)
+                stats.note((now - call.sent_at, kind == ERROR, len(payload), call.size))
                 if kind == ERROR or flags:
                     try:
                         self._special(call, kind, flags, payload)
@@ -449,18 +455,20 @@ class Link(Connector):
                         call.fail(not_rebuilt(exc, call.name))
                     else:
                         call.finish(value, woken)
-                    if (buffers or len(payload) > LARGE) and connection is self.main:
+                    if buffers is not None and connection is self.main:
                         self._wish_for_bulk(payload, buffers)
             elif kind > PONG:
                 self.stream_frame(kind, flags, ident, payload, buffers)
                 if buffers and connection is self.main:
                     self._wish_for_bulk(payload, buffers)
+        if stats is not None:
+            stats.settle()
         if len(frames) > 1:
             connection.hold()  # whoever is woken now may well call again: that leaves together
 
-    def _wish_for_bulk(self, payload: Buffer, buffers: list[bytes | bytearray] | None) -> None:
+    def _wish_for_bulk(self, payload: Buffer, buffers: list[bytes | bytearray]) -> None:
         """Open the bulk lane for the next one, if this one was large."""
-        if len(payload) + sum(map(len, buffers or ())) > LARGE:
+        if len(payload) + sum(map(len, buffers)) > LARGE:
             self._open_bulk()
 
     def _special(self, call: Call[Any], kind: int, flags: int, payload: Buffer) -> None:

@@ -78,7 +78,8 @@ class Near:
         link = self.link
         if loop is self.loop and link is not None and link.is_ready:
             call.carrier = link
-            link.begin(*offer)
+            _, encoded, timeout = offer
+            link.begin(call, encoded, timeout)
         else:
             self.far.reactor.post(self.far.begin, *offer)
 

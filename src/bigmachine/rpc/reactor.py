@@ -30,6 +30,8 @@ _R = TypeVar("_R")
 #: Those of this process, for a child that it forks: there their threads do not exist.
 _reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
 _SCRATCH_SIZE = 256 * 1024
+#: Since Python 3.14 a future knows who awaits it, until that task is told of it, and of no other.
+_FUTURES_KNOW_TASKS = hasattr(asyncio, "future_discard_from_awaited_by")
 
 
 class Carried(Protocol):
@@ -69,8 +71,16 @@ class Reactor:
         #: The connections that are open.
         self.connections: set[Carried] = set()
         self._sleepers: deque[Sleeper] = deque()
-        #: Tasks of this loop that go on once what is being worked off is.
+        # Tasks of this loop that go on once what is being worked off is.
+        self._woken: list[asyncio.Future[None]] = []
+        #: As well, by futures of their own that are used again: whoever waits on one must only yield it, for it will
+        #: never be done.
         self.woken: list[asyncio.Future[None]] = []
+        #: Such futures that are free.
+        self.spare: list[asyncio.Future[None]] = []
+        #: One that is done.
+        self.over: asyncio.Future[None] = loop.create_future()
+        self.over.set_result(None)
         self._wakes: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}  # on other event loops
         _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
@@ -177,7 +187,7 @@ class Reactor:
         if not self.corked or get_ident() != self.thread_id:
             wake_on(waiter)
         elif (loop := waiter.get_loop()) is self.loop:
-            self.woken.append(waiter)
+            self._woken.append(waiter)
         elif (waiters := self._wakes.get(loop)) is not None:
             waiters.append(waiter)
         else:
@@ -209,12 +219,14 @@ class Reactor:
 
     def uncork(self) -> None:
         """Wake who waits, one wake-up for each other loop, and write what was gathered, one write a connection."""
-        if self.woken:
+        if self.woken or self._woken:
             # Still corked: whoever is woken may well call again, and that leaves together.
-            woken = self.woken.copy()
+            woken, others = self.woken.copy(), self._woken.copy()
             self.woken.clear()
+            self._woken.clear()
             if not self.loop.is_closed():  # in a closed one no task can take a step any more
-                release(woken)
+                release(woken, self)
+                release(others)
         self.corked = False
         if self._wakes:
             wakes, self._wakes = self._wakes, {}
@@ -293,15 +305,19 @@ def wake_on(*waiters: asyncio.Future[None]) -> None:
         _log.debug("the event loop that awaited a call is closed")
 
 
-def release(waiters: Sequence[asyncio.Future[None]]) -> None:
+def release(waiters: Sequence[asyncio.Future[None]], reactor: Reactor | None = None) -> None:
     """Have the tasks that wait for these futures go on now; in a callback of their event loop, from a task soon.
 
     A future has its loop call whoever waits for it, with a callback for each: on asyncio's own loop a tenth of what a
     small call costs its caller. Here is a callback of that loop already, and a task does not care which one it is.
+
+    `reactor`: of their loop; it gets the futures back. For making them costs as much again: a task that is told of
+    another future, which is done, goes on as well, and the one that it waited on stays as it was.
     """
     if asyncio.current_task() is not None:  # no task can take a step while another does
-        asyncio.get_running_loop().call_soon(release, waiters)
+        asyncio.get_running_loop().call_soon(release, waiters, reactor)
         return
+    is_kept = reactor is not None and not _FUTURES_KNOW_TASKS
     for waiter in waiters:
         callbacks = waiter._callbacks  # of asyncio's futures, in C and in Python
         if not callbacks or len(callbacks) > 1:
@@ -310,9 +326,14 @@ def release(waiters: Sequence[asyncio.Future[None]]) -> None:
             continue
         ((go_on, context),) = callbacks
         waiter.remove_done_callback(go_on)
-        waiter.set_result(None)
+        if is_kept:
+            reactor.spare.append(waiter)  # type: ignore[union-attr]  # there is one
+            told = reactor.over  # type: ignore[union-attr]
+        else:
+            waiter.set_result(None)
+            told = waiter
         try:
-            context.run(go_on, waiter)
+            context.run(go_on, told)
         except BaseException as exc:  # noqa: BLE001 (a task lets through what is to end the loop; others go on first)
             waiter.get_loop().call_soon(_raise, exc)
 

@@ -720,3 +720,83 @@ def test_a_thread_that_is_interrupted_as_it_waits_does_not_keep_the_others_from_
     if when == "before":
         carrier.reactor.post(finish_all)
     assert [wait() for wait in waiting] == list(range(1, 6))
+
+
+# --- the futures of tasks on the loop that carries their calls, which are used again
+
+
+def answer(reactor: Reactor, *calls: Call[Any]) -> None:
+    """Let calls end as a batch of frames does."""
+    reactor.corked = True
+    for call in calls:
+        call.finish(call.ident, reactor.woken)
+    reactor.uncork()
+
+
+async def _awaited(call: Call[Any]) -> Any:
+    return await call
+
+
+@pytest.mark.skipif(
+    hasattr(asyncio, "future_discard_from_awaited_by"), reason="there each call has a future of its own"
+)
+def test_calls_one_after_the_other_are_awaited_on_the_same_future() -> None:
+    async def main() -> None:
+        carrier = Carrier(Reactor(asyncio.get_running_loop()))
+        used = []
+        for ident in range(3):
+            call: Call[Any] = Call(ident, "S.m", carrier)
+            task = asyncio.create_task(_awaited(call))
+            await asyncio.sleep(0)
+            used.append(call._waiter)
+            asyncio.get_running_loop().call_soon(answer, carrier.reactor, call)
+            assert await task == ident
+        assert used[0] is used[1] is used[2]
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_as_its_outcome_comes_leaves_others_their_own() -> None:
+    async def main() -> None:
+        carrier = Carrier(Reactor(asyncio.get_running_loop()))
+        for _ in range(3):
+            calls: list[Call[Any]] = [Call(ident, "S.m", carrier) for ident in range(4)]
+            tasks = [asyncio.create_task(_awaited(call)) for call in calls]
+            await asyncio.sleep(0)
+
+            def both(calls: list[Call[Any]] = calls, tasks: list[asyncio.Task[Any]] = tasks) -> None:
+                tasks[1].cancel()
+                answer(carrier.reactor, *calls)
+                tasks[2].cancel()  # it is done already
+
+            asyncio.get_running_loop().call_soon(both)
+            outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
+            assert [outcomes[0], *outcomes[2:]] == [0, 2, 3]
+            assert isinstance(outcomes[1], asyncio.CancelledError)
+
+    asyncio.run(main())
+
+
+def test_a_task_that_goes_on_to_wait_for_something_else_is_not_woken_by_its_last_call() -> None:
+    async def main() -> None:
+        carrier = Carrier(Reactor(asyncio.get_running_loop()))
+        first, second = Call[Any](1, "S.m", carrier), Call[Any](2, "S.m", carrier)
+
+        async def one_after_the_other() -> list[Any]:
+            return [await first, await asyncio.sleep(0.01, "slept"), await second]
+
+        task = asyncio.create_task(one_after_the_other())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(answer, carrier.reactor, first)
+        await asyncio.sleep(0.005)
+        other: Call[Any] = Call(3, "S.m", carrier)
+        beside = asyncio.create_task(_awaited(other))
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        asyncio.get_running_loop().call_soon(answer, carrier.reactor, other)
+        assert await beside == 3
+        assert not task.done()
+        asyncio.get_running_loop().call_soon(answer, carrier.reactor, second)
+        assert await asyncio.wait_for(task, PATIENCE) == [1, "slept", 2]
+
+    asyncio.run(main())
