@@ -18,9 +18,13 @@ from typing import Any
 from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.rpc.context import get_current, remaining
 from bigmachine.rpc.streamed import WINDOW_BYTES, WINDOW_ITEMS, Carrier
+from bigmachine.rpc.turns import Turns
 from bigmachine.rpc.wire import CLOSE, CREDIT, CREDIT_PAYLOAD, WireError, small_frame
 
 _log = logging.getLogger("bigmachine.rpc")
+#: Credit is given back for so much at once.
+_ITEMS_BACK = WINDOW_ITEMS // 4
+_BYTES_BACK = WINDOW_BYTES // 4
 
 
 class _Reader:
@@ -57,6 +61,7 @@ class Incoming:
         self._error: BaseException | None = None
         self._has_ended = False
         self._is_closed = False
+        self._turns = Turns()
         self._consumed_bytes = 0
         self._consumed_items = 0
         # On the reactor's thread alone, and counted as the writer does.
@@ -84,7 +89,8 @@ class Incoming:
         self._got_items += 1
         self._got_bytes += size
         self._items.append((item, size))
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def end(self, error: BaseException | None) -> None:
         if self._has_ended:
@@ -112,8 +118,18 @@ class Incoming:
         is served here is given up.
         """
         while True:
-            if self._items and (taken := self._take()) is not None:
-                return taken[0]
+            if self._items and not self._is_closed:  # what comes in the moment of closing stays unread
+                try:
+                    item, size = self._items.popleft()
+                except IndexError:  # another reader, or `close`, was faster
+                    continue
+                # As `_take`, with a call less.
+                self._consumed_bytes += size
+                self._consumed_items += 1
+                if self._consumed_items >= _ITEMS_BACK or self._consumed_bytes >= _BYTES_BACK:
+                    self._give_credit()
+                    self._turns.give()  # to the loop: so the producer goes on while the rest is read
+                return item
             self._check_end()
             if self.carrier.reactor.is_here:
                 raise BigmachineError(
@@ -147,7 +163,7 @@ class Incoming:
         Raises: StopAsyncIteration at the end, the producer's error, DeadlineExceeded.
         """
         while True:
-            if self._items and (taken := self._take()) is not None:
+            if self._items and not self._is_closed and (taken := self._take()) is not None:
                 return taken[0]
             try:
                 self._check_end()
@@ -181,7 +197,7 @@ class Incoming:
             return None
         self._consumed_bytes += taken[1]
         self._consumed_items += 1
-        if self._consumed_items >= WINDOW_ITEMS // 4 or self._consumed_bytes >= WINDOW_BYTES // 4:
+        if self._consumed_items >= _ITEMS_BACK or self._consumed_bytes >= _BYTES_BACK:
             self._give_credit()
         return taken
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Context
@@ -78,6 +79,8 @@ class Outgoing:
         self._is_closed = False
         self._is_waiting = False  # in the thread, on the lock
         self._has_news = threading.Lock()
+        self._made: deque[Encoded] = deque()  # by the thread; the reactor's has been told of it if `_is_told`
+        self._is_told = False
         self._task: asyncio.Task[Any] | None = None
         self._credit: asyncio.Future[None] | None = None
 
@@ -133,14 +136,22 @@ class Outgoing:
         return read
 
     def _send_items(self, post: Callable[..., None]) -> bool:
-        codec, ident, what = self.carrier.codec, self.ident, self.what
+        encode, ident, what = self.carrier.codec.result, self.ident, self.what
         step = self._source.__next__
-        while self._may_send():
+        made = self._made
+        # Counted here, and not by calls: they would be a third of what an item costs.
+        while self._granted_items > self._sent_items and self._granted_bytes > self._sent_bytes and not self._is_closed:
             try:
                 item = step()
             except StopIteration:
                 return True
-            post(self._send, self._count(codec.result(ITEM, 0, ident, item, what)))
+            encoded = encode(ITEM, 0, ident, item, what)
+            self._sent_items += 1
+            self._sent_bytes += len(encoded) if type(encoded) is bytes else size_of(encoded)
+            made.append(encoded)
+            if not self._is_told:
+                self._is_told = True
+                post(self._send_made)
         return False
 
     def _wait_for_credit(self) -> bool:
@@ -209,6 +220,24 @@ class Outgoing:
                 _log.exception("closing the stream %s failed", self.what)
 
     # on the reactor's thread
+
+    def _send_made(self) -> None:
+        """Send what the thread has made: all that is small in one piece."""
+        # Cleared before the first is taken: what is made later is either taken below, or told of again.
+        self._is_told = False
+        made = self._made
+        small: list[bytes] = []
+        while made:
+            encoded = made.popleft()
+            if type(encoded) is bytes:
+                small.append(encoded)
+                continue
+            if small:
+                self._send(b"".join(small))
+                small.clear()
+            self._send(encoded)
+        if small:
+            self._send(b"".join(small))
 
     def _send(self, encoded: Encoded) -> None:
         if not self._is_closed:

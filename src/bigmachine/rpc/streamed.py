@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bigmachine.rpc.incoming import Incoming
     from bigmachine.rpc.outgoing import Outgoing
 
-WINDOW_ITEMS = 256
+#: Enough for both sides to have something to do: with 256 they worked in turns.
+WINDOW_ITEMS = 1024
 WINDOW_BYTES = 4 * 2**20
 #: Bytes of a file travel in pieces of this size.
 PIECE = 512 * 1024

@@ -1,4 +1,4 @@
-"""Turns for the other threads while large values are carried.
+"""Turns for the other threads while much is carried.
 
 An event loop that carries something large never rests: whenever it lets go of the interpreter lock, between two
 callbacks, it has it again before whoever waits for it is on its feet. On the loop's own core the operating system lets
@@ -29,6 +29,8 @@ _STEP_BACK: Final[Callable[[], object] | None] = getattr(os, "sched_yield", None
 class Turns:
     """Gives other threads their turn; for one thread."""
 
+    __slots__ = ("_carried", "_clock", "_not_before", "_step_back")
+
     def __init__(
         self, step_back: Callable[[], object] | None = _STEP_BACK, clock: Callable[[], float] = perf_counter
     ) -> None:
@@ -40,9 +42,15 @@ class Turns:
     def carried(self, size: int) -> None:
         """Note that so many bytes were read or written, and let others run if it is their turn."""
         self._carried += size
-        if self._carried < _PIECE or self._step_back is None:
+        if self._carried < _PIECE:
             return
         self._carried = 0
+        self.give()
+
+    def give(self) -> None:
+        """Let others run, if it is their turn."""
+        if self._step_back is None:
+            return
         begin = self._clock()
         if begin < self._not_before:
             return

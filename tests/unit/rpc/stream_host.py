@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from bigmachine.rpc import Codec
 from bigmachine.rpc.streams import StreamHost
+from bigmachine.rpc.wire import HEADER, HEADER_SIZE
 
 
 class Host(StreamHost):
@@ -44,4 +45,17 @@ class Host(StreamHost):
             self.work_off()
 
     def kinds(self) -> list[int]:
-        return [(frame if isinstance(frame, bytes) else bytes(frame[0]))[6] for frame in self.sent]
+        return [kind for sent in self.sent for kind in _kinds(sent)]
+
+
+def _kinds(sent: Any) -> list[int]:
+    """Name the frames that were sent at once: some that are small, or a large one."""
+    if not isinstance(sent, bytes):
+        return [bytes(sent[0])[6]]
+    kinds, at = [], 0
+    while at < len(sent):
+        size, number, kind, _, _ = HEADER.unpack_from(sent, at)
+        assert not number or not at
+        kinds.append(kind)
+        at = len(sent) if number else at + HEADER_SIZE + size
+    return kinds

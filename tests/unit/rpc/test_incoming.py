@@ -61,12 +61,21 @@ def test_no_credit_is_given_for_a_stream_that_has_ended_or_was_closed() -> None:
     assert host.sent == [small_frame(CLOSE, 0, 6)]
 
 
+def test_what_comes_in_the_moment_of_closing_is_not_read() -> None:
+    incoming = Incoming(Host(), 5, "S.m")
+    incoming.put(1, 20)
+    incoming.close()
+    incoming.put(2, 20)  # the loop was about to
+    with pytest.raises(StopIteration):
+        incoming.pull()
+
+
 def test_the_last_item_may_go_beyond_the_bytes_and_no_further_one() -> None:
     host = Host()
     incoming = Incoming(host, 5, "S.m")
     incoming.put("item", 10 * WINDOW_BYTES)
     with pytest.raises(
-        WireError, match=r"the stream S\.m has 2 items after 41,943,040 bytes, but credit for 256 items"
+        WireError, match=r"the stream S\.m has 2 items after 41,943,040 bytes, but credit for 1,024 items"
     ):
         incoming.put("another", 20)
 

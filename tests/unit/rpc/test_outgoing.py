@@ -16,7 +16,7 @@ from bigmachine.rpc import outgoing as outgoing_module
 from bigmachine.rpc.context import deadline, get_deadline
 from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS
-from bigmachine.rpc.wire import END, ITEM, small_frame
+from bigmachine.rpc.wire import END, ITEM, Decoder, Frame, small_frame
 from tests.unit.rpc.ends import until
 from tests.unit.rpc.stream_host import Host
 
@@ -25,20 +25,79 @@ def test_credit_that_comes_as_the_producer_stops_for_it_does_not_end_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host()
-    outgoing = Outgoing(host, 1, iter(range(1000)), ITEMS, "numbers")
+    many = 4 * WINDOW_ITEMS - 24
+    outgoing = Outgoing(host, 1, iter(range(many)), ITEMS, "numbers")
     may_send = Outgoing._may_send
 
     def then_credit(self: Outgoing) -> bool:
         if may_send(self):
             return True
-        if self._sent_items < 1000:  # as the reactor's thread does it meanwhile
+        if self._sent_items < many:  # as the reactor's thread does it meanwhile
             self.credit(10_000, 64)
         return False
 
     monkeypatch.setattr(Outgoing, "_may_send", then_credit)
     outgoing.start()
     host.run_jobs()
-    assert host.kinds() == [ITEM] * 1000 + [END]
+    assert host.kinds() == [ITEM] * many + [END]
+
+
+def test_what_a_thread_makes_leaves_in_order_and_what_is_small_together() -> None:
+    host = Host()
+    large = np.ones(100_000, np.uint8)
+    items = [1, 2, large, 3, large, large, 4, 5]
+    outgoing = Outgoing(host, 1, iter(items), ITEMS, "items")
+    outgoing.start()
+    host.run_jobs()
+    assert host.kinds() == [ITEM] * len(items) + [END]
+    assert [type(sent) for sent in host.sent] == [bytes, list, bytes, list, list, bytes, bytes]
+    decoder = Decoder(memoryview(bytearray(WINDOW_BYTES)))
+    frames = _received(decoder, b"".join(b"".join(map(bytes, [s] if type(s) is bytes else s)) for s in host.sent))
+    values = [host.codec.loads(payload, buffers) for kind, _, _, payload, buffers in frames if kind == ITEM]
+    assert [value if type(value) is int else value.size for value in values] == [
+        1,
+        2,
+        100_000,
+        3,
+        100_000,
+        100_000,
+        4,
+        5,
+    ]
+
+
+def test_an_item_is_sent_while_the_next_one_is_waited_for() -> None:
+    host = Host()
+    go_on = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        go_on.wait(10)
+        yield 2
+
+    outgoing = Outgoing(host, 1, numbers(), ITEMS, "numbers")
+    outgoing.start()
+    thread = threading.Thread(target=host.jobs.pop().run)
+    thread.start()
+    until(lambda: host.posts)
+    host.work_off()
+    assert host.kinds() == [ITEM]
+    go_on.set()
+    thread.join(10)
+    host.run_jobs()
+    assert host.kinds() == [ITEM, ITEM, END]
+
+
+def _received(decoder: Decoder, data: bytes) -> list[Frame]:
+    frames: list[Frame] = []
+    while data:
+        buffer = decoder.buffer()
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        data = data[count:]
+        # Copied: what is small is valid until the next time.
+        frames += [(k, f, i, bytearray(p), b) for k, f, i, p, b in decoder.received(count)]
+    return frames
 
 
 def test_credit_given_while_items_are_counted_is_never_lost() -> None:

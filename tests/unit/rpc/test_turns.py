@@ -59,10 +59,22 @@ def test_what_takes_its_time_has_the_next_turn_later() -> None:
     assert others.turns == 3
 
 
+def test_a_turn_can_be_given_whatever_was_carried() -> None:
+    others = Others(0.0001)
+    turns = Turns(others.run, others.clock)
+    turns.give()
+    turns.give()
+    assert others.turns == 1
+    others.now += 0.00011
+    turns.give()
+    assert others.turns == 2
+
+
 def test_nothing_is_done_where_a_thread_cannot_step_back() -> None:
     others = Others()
     turns = Turns(None, others.clock)
     turns.carried(MEBIBYTE)
+    turns.give()
     assert others.turns == 0
 
 
