@@ -49,6 +49,7 @@ class Arrival:
         self._whole_at: set[int] = set()
         self._awaited: dict[int, Awaited] = {}
         self._paths = {file.path for file in layer.files}
+        self._came: set[str] = set()
         for old in directory.glob(f"{self.INCOMPLETE}*"):
             old.unlink()
 
@@ -73,6 +74,7 @@ class Arrival:
                 self._piece(at, file, offset, piece)
             with self._lock:
                 self.taken += length
+                self._came.add(file.path)
         if begin != len(content):
             raise ImageError(f"unpack: a pack of {self.layer.name} has bytes that belong to no file")
 
@@ -191,6 +193,8 @@ class Arrival:
                 continue
             if not os.path.lexists(place):
                 self._fill_in(file, is_tree)
+            elif file.path not in self._came:
+                self._check(file, place)
             if os.lstat(place).st_size != file.size:
                 os.unlink(place)
                 raise ImageError(f"unpack: {file.path} of {self.layer.name} is not whole: start again")
@@ -200,6 +204,14 @@ class Arrival:
             if not os.path.lexists(self._place(path)):
                 self._write(path, memoryview(content), executable=False)
         self._close_folders()
+
+    def _check(self, file: File, place: str) -> None:
+        """Verify a file of an earlier attempt once more: it has lain where nobody watched it."""
+        with open(place, "rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256:
+                return
+        os.unlink(place)
+        raise ImageError(f"unpack: {file.path} of {self.layer.name} was changed since it came: start again")
 
     def _link_kept(self, file: File, place: str) -> bool:
         """Take a file that has not come from the contents that are kept, if it is there as it has to be."""

@@ -286,6 +286,25 @@ def test_a_host_that_is_killed_goes_on_where_it_was(scan: Scan, host: Store, tmp
     assert not [path for path in (host.root / "layers").iterdir() if path.suffix == ".part"]
 
 
+def test_what_was_changed_between_two_attempts_is_refused_once(scan: Scan, host: Store, tmp_path: Path) -> None:
+    whole = sent.packed(scan, host, tmp_path / "packs")
+
+    def breaks() -> Iterator[bytes]:
+        yield from whole[: of_kind(PACK, whole)[-1]]
+        raise ConnectionResetError("the sender died")
+
+    with pytest.raises((ImageError, ConnectionResetError)):
+        sent.receive(scan, host, breaks())
+    (module,) = (host.root / "layers").glob("*.part/site/small/module_3.py")
+    module.chmod(0o644)
+    module.write_bytes(bytes(reversed(module.read_bytes())))
+    with pytest.raises(ImageError, match=r"unpack: site/small/module_3\.py of small was changed since it came"):
+        sent.receive(scan, host, iter(sent.packed(scan, host, tmp_path / "packs")))
+    assert nothing_is_used(host)
+    built = sent.send(scan, host, tmp_path / "packs")
+    assert sent.run(built.root, "python", "-c", "import small.module_3, large; print(large.x)") == "7"
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not is_so():
