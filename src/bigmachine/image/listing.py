@@ -76,9 +76,10 @@ def _still_known(cache: ScanCache) -> dict[str, tuple[tuple[str, ...], tuple[str
     if before is None:
         return {}
     watched, known, packed = before
+    current = states("\0".join(watched), cache.root)
     return {
         folder: (_split(files), _split(inner))
-        for folder, was, now, (files, inner) in zip(watched, known, states(watched), packed, strict=True)
+        for folder, was, now, (files, inner) in zip(watched, known, current, packed, strict=True)
         if was == now
     }
 

