@@ -235,7 +235,7 @@ class BareHost:
         except _Failed as failed:
             text = f"{self.host}: {stage} failed: {failed.text}"
             if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ImageError(f"{text}; make room there, or choose another folder for the cache") from failed
+                raise ImageError(f"{text}; make room there, or have the folder on a larger disk") from failed
             raise (ImageError if failed.verb == "put" else ProvisionError)(text) from failed
 
     def _connected(self) -> ssl.SSLSocket:
@@ -363,7 +363,7 @@ def bring_up(
     if facts.free < needed:
         raise ImageError(
             f"{host.host}: {facts.cache} has {facts.free >> 20} MiB free, and {needed >> 20} MiB are needed: make "
-            "room there, or choose another folder for the cache"
+            "room there, or have the folder on a larger disk"
         )
     for bundle in lacking:
         if depot is None or not host.get(bundle, depot):
