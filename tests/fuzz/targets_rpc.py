@@ -101,7 +101,8 @@ def _payload(given: Source, kind: int) -> bytes:
         args = tuple(given.value() for _ in range(given.number() % 3))
         kwargs = given.one_of(({}, {"a": 1}, None))
         timeout, key = given.one_of((None, 0.0, -1.0, 1e-3, "soon", 1e300)), given.one_of((None, b"key", b"other", 7))
-        return given.pickled((given.text(), args, kwargs, timeout, key))
+        whole = (given.text(), args, kwargs, timeout, key)
+        return given.pickled(given.one_of((whole, whole[:2])))
     if kind in (Kind.ERROR, Kind.END):
         return given.pickled(told(given)) if given.number() % 4 else b""
     if kind == Kind.RESULT and given.number() % 2:

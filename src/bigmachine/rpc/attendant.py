@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from bigmachine.errors import AuthenticationError, InvalidCall
 from bigmachine.rpc.buffers import allocate
 from bigmachine.rpc.channel import not_rebuilt
+from bigmachine.rpc.codec import UNSAID
 from bigmachine.rpc.context import set_current
 from bigmachine.rpc.direct_channel import DirectChannel
 from bigmachine.rpc.lanes import DIRECT
@@ -257,7 +258,7 @@ class Attendant:
             return
         try:
             call = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
-            name, args, kwargs, timeout, key = call
+            name, args, kwargs, timeout, key = call + UNSAID if len(call) == 2 else call
         except BaseException as exc:  # noqa: BLE001 (a user's constructor)
             self._write(self._codec.error(ident, not_rebuilt(exc), ours=True))
             return

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, NetworkError
-from bigmachine.rpc.codec import Encoded
+from bigmachine.rpc.codec import UNSAID, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.names import TRACE_KEYWORD
@@ -137,7 +137,7 @@ class Channel(Lanes):
         else:
             try:
                 call = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
-                name, args, kwargs, timeout, key = call
+                name, args, kwargs, timeout, key = call + UNSAID if len(call) == 2 else call
             except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
                 self._refuse(ident, not_rebuilt(exc))
                 return
@@ -167,10 +167,14 @@ class Channel(Lanes):
         self.runs[ident] = run
         if method.gate is not None and not method.gate.enter(run):
             return
-        if method.is_async:
-            self._enqueue(run)  # its worker is called when all that came with it is there
-        else:
+        if not method.is_async:
             server.pool.submit(run)
+        elif timeout is None:  # as below, in fewer steps
+            workers = server.workers
+            run.context = workers.context.copy()
+            workers.queue.append(run)  # its worker is called when all that came with it is there
+        else:
+            self._enqueue(run)
 
     def _wait(self, ident: int, early: Early) -> None:
         """Keep a call until the machine has its services: it has been started anew, and the driver brings them."""

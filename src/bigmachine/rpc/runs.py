@@ -249,7 +249,9 @@ class FramedRun(Run):
                     coroutine.close()
                 self.check_wanted()
             if coroutine is None:
-                coroutine = self.method.function(*self.args, **self.kwargs)
+                kwargs = self.kwargs
+                function = self.method.function
+                coroutine = function(*self.args, **kwargs) if kwargs else function(*self.args)
             if type(coroutine) is not CoroutineType:
                 if not inspect.isawaitable(coroutine):
                     self.succeed(coroutine)
@@ -295,7 +297,7 @@ class FramedRun(Run):
         self.channel.reply(self, self._failure(exc))
 
     def _success(self, result: object) -> Encoded:
-        self.args, self.kwargs = (), {}  # a stream among them ends when the method has let go of it
+        self.args, self.kwargs = (), None  # a stream among them ends when the method has let go of it
         codec = self.channel.codec
         try:
             return codec.result(RESULT, 0, self.ident, result, self.method.name)
@@ -305,13 +307,13 @@ class FramedRun(Run):
     def _failure(self, exc: BaseException) -> bytes:
         if self.entry is None and self.ident not in self.channel.runs:
             # It was given up: nobody will read it, and writing it down takes the time of some calls.
-            self.args, self.kwargs = (), {}
+            self.args, self.kwargs = (), None
             return small_frame(ERROR, OURS, self.ident)
         try:
             exc, ours = self.blame(exc)
             if isinstance(exc, asyncio.CancelledError) and self._is_late:
                 exc, ours = DeadlineExceeded(f"{self.method.name} was not done by its deadline"), True
-            self.args, self.kwargs = (), {}
+            self.args, self.kwargs = (), None
             return self.channel.codec.error(self.ident, exc, ours=ours)
         finally:
             del exc  # its traceback holds this frame

@@ -46,13 +46,15 @@ class MethodStats:
         self.bytes_out = 0
         self.buckets = [0] * BUCKETS
         self._recent: list[Noted] = []
-        #: Counts a call as `count` does; whoever has noted some says so by `settle`.
+        #: Counts a call as `count` does, in one operation; whoever has noted some says so by `settle`.
         self.note: Callable[[Noted], object] = self._recent.append
 
     def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
         """Count one call that is over."""
+        recent = self._recent
         self.note((seconds, failed, bytes_in, bytes_out))
-        self.settle()
+        if len(recent) >= _FOLD:
+            self.fold()
 
     def settle(self) -> None:
         """Add up what was noted, if it is enough for that to be worth it."""
@@ -152,11 +154,8 @@ class _Traced(MethodStats):
         self.note = self._tell
 
     def _tell(self, noted: Noted) -> None:
-        self.counted.note(noted)
+        self.counted.count(*noted)
         self.tap(self.method, noted[0], noted[1])
-
-    def settle(self) -> None:
-        self.counted.settle()
 
     def quantile(self, share: float) -> float:
         return self.counted.quantile(share)
