@@ -21,6 +21,7 @@ from bigmachine.rpc import Link, Reactor, TlsDialer, net
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.net import PeerGone, as_network_error
 from bigmachine.trust import Authority, Role, client_context, server_context
+from tests.cluster.programs import RunProgram
 from tests.unit.rpc.ends import (
     MACHINE,
     PATIENCE,
@@ -469,6 +470,67 @@ def test_dialling_that_is_given_up_when_it_is_just_done_leaves_the_socket_to_its
     until(lambda: not any(connection.is_open for connection, _ in made))
     link.close(NetworkError("over"))
     finish(reactor)
+
+
+@pytest.fixture
+def crowded() -> Iterator[socket.socket]:
+    """A listener that takes no more connections: the kernel answers to no other until one is accepted."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener
+
+
+@pytest.mark.usefixtures("stack", "nothing_stays")
+def test_a_connection_that_does_not_come_about_is_given_up(crowded: socket.socket) -> None:
+    host, port = crowded.getsockname()
+    context = client_context(identity())
+    dialer = TlsDialer(
+        host, port, MACHINE, SESSION, (Role.MACHINE,), context, connect_timeout=0.2, handshake_timeout=0.0
+    )
+    with quiet():
+        assert "did not answer in time" in str(refused(dialer))
+
+
+@pytest.mark.usefixtures("stack", "nothing_stays")
+def test_a_connection_that_comes_about_later_is_waited_for(crowded: socket.socket) -> None:
+    reactor = Reactor.in_thread("test-io")
+    connecting = asyncio.run_coroutine_threadsafe(
+        net._connected(reactor.loop, socket.AF_INET, crowded.getsockname()), reactor.loop
+    )
+    time.sleep(0.1)
+    assert not connecting.done()
+    crowded.settimeout(0.05)
+
+    def is_connected() -> bool:
+        with contextlib.suppress(TimeoutError):
+            crowded.accept()[0].close()
+        return connecting.done()
+
+    until(is_connected)
+    with connecting.result() as sock:
+        assert sock.getpeername() == crowded.getsockname()
+    finish(reactor)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="a process cannot see its threads here")
+def test_a_driver_looks_up_no_address_that_is_one(run_program: RunProgram) -> None:
+    """An event loop would have threads for that: four of them, of its own."""
+    program = (
+        "import os, bigmachine\n"
+        "def name(thread):\n"
+        "    with open(f'/proc/self/task/{thread}/comm') as file: return file.read().strip()\n"
+        "class Service:\n"
+        "    def answer(self): return 42\n"
+        "with bigmachine.start('local') as session:\n"
+        "    machine, = session.start(1, services=[Service()])\n"
+        "    threads = map(name, os.listdir('/proc/self/task'))\n"
+        "    print(machine.call(Service.answer), [each for each in threads if 'uv' in each])\n"
+    )
+    assert run_program("-c", program).out == "42 []\n"
 
 
 # --- the words for what the network says

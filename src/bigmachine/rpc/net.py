@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -154,11 +155,31 @@ async def _connected(loop: asyncio.AbstractEventLoop, family: int, address: Any)
         sock.setblocking(False)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await loop.sock_connect(sock, address)
+        await _establish(loop, sock, address)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _establish(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: Any) -> None:
+    """Connect a socket. Not by `loop.sock_connect`: uvloop looks up what is an address already, with four threads."""
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        writable = loop.create_future()
+        loop.add_writer(sock, _resolve, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(sock)
+        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number)) from None
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 @frozen
