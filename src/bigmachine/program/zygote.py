@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: What every machine will import anyway, beyond what the agent has. The session is a floor up, and not seen from here.
 _SESSION: Final = "bigmachine.session.session"
-_OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", _SESSION)
+_OURS: Final = ("uvloop", "bigmachine.program.main", "bigmachine.program.serving", "bigmachine.rpc.packed", _SESSION)
 
 #: How many files come with a request: a zygote's channel; an undertaker's pipe; control, stdout, stderr of a machine.
 _FILES: Final = {"sprout": 1, "undertake": 1, "fork": 3}

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
         server_context,
         stage0_context,
         waiting_context,
-        warm_up,
     )
     from bigmachine.trust.credentials import Credentials, write_credentials
     from bigmachine.trust.identity import Identity, Peer, Role
+    from bigmachine.trust.nobody import warm_up
 
 _HOME = {
     "WAITING_ALPN": "contexts",
@@ -44,7 +44,7 @@ _HOME = {
     "server_context": "contexts",
     "stage0_context": "contexts",
     "waiting_context": "contexts",
-    "warm_up": "contexts",
+    "warm_up": "nobody",
     "write_credentials": "credentials",
 }
 

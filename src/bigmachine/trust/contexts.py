@@ -194,21 +194,6 @@ def server_context(identity: Identity, blank: ssl.SSLContext | None = None) -> s
     return context
 
 
-def warm_up() -> None:
-    """Have OpenSSL do, before a process forks, what it does once a process: read its configuration, find algorithms.
-
-    Begins a handshake with nobody, which needs no key. It spares each fork 3 ms of its first one. What a fork draws at
-    random has nothing to do with this: OpenSSL (1.1.1 and later) takes new seeds there.
-    """
-    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_side.set_alpn_protocols(list(SERVER_ALPN))
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(
-        ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="nobody"
-    )
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-
-
 def peer_of(ssl_object: Secured) -> Peer:
     """Tell who is at the other end, by its verified certificate.
 
