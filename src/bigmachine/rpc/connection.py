@@ -200,6 +200,12 @@ class Connection(asyncio.BufferedProtocol):
             self._is_pumping = True
             self.reactor.loop.call_soon(self._pump)
 
+    def stop_reading(self) -> None:
+        """Take nothing more (for fault injection: the connection is about to be cut)."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()
+
     def fall_silent(self) -> None:
         """Send nothing more (for fault injection: the connection is about to be cut)."""
         self.flush()

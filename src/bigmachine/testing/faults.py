@@ -110,6 +110,7 @@ def _cut(link: Link) -> None:
     if link.main is not None:
         # What was written leaves first: the loop gets to it before the connection goes.
         link.main.flush()
+        link.main.stop_reading()  # its answer may be faster than this loop's next turn
         link.reactor.loop.call_soon(link.main.abort, NetworkError(f"a test cut the connection to {link.name}"))
 
 
