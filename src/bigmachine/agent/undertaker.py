@@ -12,8 +12,11 @@ and some seconds more (it was stopped, say, and so would be every clock that it 
 - every process that has the agent's mark, or one of its machines', in its environment, until a look finds none,
 
 removes the temporary directories of the agent's machines (`scratch`), and ends. Without a control group, one kind of
-process escapes it: one that has called setsid and emptied its environment. When the agent ends in peace it says so
-(`part`), and the undertaker only removes: the control group, and these directories.
+process escapes it: one that has called setsid and emptied its environment. While the agent lives, it is found as a
+child of the agent, which inherits orphans; the kernel gives these to init before anybody hears of the agent's death,
+and to be their subreaper the undertaker would have to be the agent's parent. Noting all descendants every second would
+miss those of the last one. When the agent ends in peace it says so (`part`), and the undertaker only removes: the
+control group, and these directories.
 
 What the agent writes are lines: `mark TEXT`, `group DIRECTORY`, `scratch DIRECTORY`, `limit SECONDS`, an empty one as a
 sign of life, `done`, `leave`.
