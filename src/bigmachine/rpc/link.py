@@ -17,6 +17,7 @@ import time
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -139,10 +140,10 @@ class Link(Connector):
         if encoded is None:
             encoded = self._encode(ident, method, args, kwargs, timeout, key)
         reactor = self.reactor
-        loop = _get_running_loop()
-        if loop is reactor.loop:
+        if get_ident() == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
             return call
+        loop = _get_running_loop()
         if loop is not None and not (self._feeds and ident in self._feeds):
             near = self._nears.get(loop) or self._near(loop)
             if near is not None and near.offer(call, encoded, timeout):

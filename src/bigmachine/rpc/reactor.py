@@ -314,8 +314,11 @@ def release(waiters: Sequence[asyncio.Future[None]], reactor: Reactor | None = N
     `reactor`: of their loop; it gets the futures back. For making them costs as much again: a task that is told of
     another future, which is done, goes on as well, and the one that it waited on stays as it was.
     """
-    if asyncio.current_task() is not None:  # no task can take a step while another does
-        asyncio.get_running_loop().call_soon(release, waiters, reactor)
+    if not waiters:
+        return
+    loop = waiters[0].get_loop()
+    if asyncio.current_task(loop) is not None:  # no task can take a step while another does
+        loop.call_soon(release, waiters, reactor)
         return
     is_kept = reactor is not None and not _FUTURES_KNOW_TASKS
     for waiter in waiters:
