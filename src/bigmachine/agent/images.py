@@ -24,6 +24,7 @@ from bigmachine.frozen import frozen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from bigmachine.agent.reaper import Reaper
     from bigmachine.image.plan import Wanted
     from bigmachine.image.store import Built, Store
 
@@ -70,16 +71,28 @@ class Received:
 class Images:
     """Takes images in. `store` makes the host's store when it is first needed, `dial` a link to another agent.
 
-    `end` is called where what is left of an image, in which programs run already, does not come.
+    `end` is called where what is left of an image, in which programs run already, does not come; `reaper` takes the
+    ends of what is run to find something out.
     """
 
-    def __init__(self, store: Callable[[], Store], dial: Callable[[Onward], Link], end: End) -> None:
+    def __init__(self, store: Callable[[], Store], dial: Callable[[Onward], Link], end: End, reaper: Reaper) -> None:
         self._make_store = store
         self._dial = dial
         self._end = end
+        self._reaper = reaper
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._early: dict[tuple[bytes, str], concurrent.futures.Future[str]] = {}
+
+    async def python(self, named: str, minor: str, abi: str) -> str:
+        """Find an interpreter of this host's that the program names; see `named_python.find`.
+
+        Raises:
+            ImageError: if there is none, or it does not fit.
+        """
+        from bigmachine.agent.named_python import find  # few programs name any
+
+        return await find(self._reaper, named, minor, abi)
 
     def offer(self, head: bytes, python: str) -> Wanted:
         """Say what this host lacks of an image, to be run by the interpreter at `python`.

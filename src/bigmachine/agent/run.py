@@ -111,7 +111,7 @@ async def _serve(
     def lose(root: str, why: str) -> None:
         loop.call_soon_threadsafe(host.lose_image, root, why)
 
-    images = Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor), lose)
+    images = Images(partial(_store, orders.cache), lambda to: _link_to(to, identity, server.reactor), lose, reaper)
     table.register("Images", images)
     server = Server(table, authorize=host.authorize, codec=Codec(machine=orders.identity.id))
     host.heard = partial(_heard, server)

@@ -18,7 +18,8 @@ class Image:
     `program` is the path of a script, of a directory with a `__main__.py` or of a zipapp; `module` is one to run as
     `python -m` does. With neither, nothing is run but the services: what to say in a program that must not be run
     again from its beginning, such as a web server. `args` replaces `sys.argv[1:]`. `python` is the interpreter, by its
-    path or a name on the machine's `PATH`; it must have the packages that the program and its services need.
+    path or a name on the machine's `PATH`. On this host it must have the packages that the program and its services
+    need; on another one it gets those that go there, and has to be of the same minor version and build.
 
     The rest is of what goes to machines on other hosts; those on this one share its files. `files` are files and
     folders that go besides, even if the rules would leave them here; one that lies in the project is at its place in

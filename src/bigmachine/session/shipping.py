@@ -41,6 +41,8 @@ _OFFER: Final = 60.0
 #: So often a connection may break while an image travels: each time, what has arrived need not travel again.
 _ATTEMPTS: Final = 4
 _PAUSE: Final = 0.3
+#: A host's Python is found, and says what it is.
+_PYTHON: Final = 60.0
 #: What a program needs first takes so long at most, or it is no use to start early.
 _READY: Final = 60.0
 
@@ -106,6 +108,8 @@ class Cargo:
         self.depot = depot
         self._entry = entry
         self._image = image
+        #: The Python of the hosts' own that it is to run on; "": the one that their agents run on.
+        self.python = "" if image is None or image.python is None else os.fspath(image.python)
         self.environ = environ
         self._scans: dict[Platform | None, concurrent.futures.Future[Scan]] = {}
         self._deliveries: dict[str, _Delivery] = {}
@@ -259,6 +263,7 @@ class _Delivery:
         self._cargo = cargo
         self._link = link
         self._python = place.runtime.python
+        self._named = cargo.python
         self._platform = place.runtime.platform
         self._note = note
         # What is reached through a tunnel is reached by us alone.
@@ -335,6 +340,8 @@ class _Delivery:
         from bigmachine.image.plan import encode_head
 
         packed = await self._cargo.packed_for(self._platform, distrusted)
+        if self._named:
+            await self._find_python()
         head = self._head = encode_head(packed.manifest)
         self._note(len(head), False)
         wanted = await self._ask(packed, head)
@@ -348,6 +355,14 @@ class _Delivery:
         if wanted.is_built:
             return Delivered(wanted.root, packed)
         return Delivered((await self._send(packed, head, wanted, ())).built.root, packed)
+
+    async def _find_python(self) -> None:
+        """Have the host say which of its interpreters is meant, and that it fits what it gets."""
+        arguments = (self._named, self._platform.minor, self._platform.abi)
+        self._python = await self._link.submit("Images.python", arguments, {}, _PYTHON)
+        self._named = ""
+        if self._peer is not None:
+            self._peer = replace(self._peer, python=self._python)
 
     async def _start_early(self, packed: Scan, head: bytes) -> None:
         """Let programs start as soon as all has come that this one has loaded itself."""

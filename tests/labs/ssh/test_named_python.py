@@ -1,0 +1,40 @@
+"""`Image(python=...)`: machines run on the host's Python of that name, with the program's packages, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs.ssh.lab import Lab
+
+
+@pytest.fixture
+def another(lab: Lab) -> Iterator[Path]:
+    """An environment on host 1, made from the host's own Python, under a name of its own; it has no packages."""
+    home = lab.files / "h1" / "home"
+    lab.on(1, "python3 -m venv --without-pip --copies /home/another")
+    yield Path("/home/another/bin/python3")
+    shutil.rmtree(home / "another")
+
+
+def test_a_machine_runs_on_the_hosts_own_that_was_named_with_the_programs_packages(lab: Lab, another: Path) -> None:
+    theirs = lab.on(1, f"{another} -c 'import os, sys; print(os.path.realpath(sys._base_executable))'").strip()
+    outcome = lab.run("named_python.py", str(another), hosts="{1}")
+    _, executable, _, prefix, package, standard = outcome.out.split()
+    assert executable == theirs
+    assert prefix.startswith("/root/.cache/bigmachine/v1/images/")
+    assert package.startswith("/root/.cache/bigmachine/v1/"), "from the program's image"
+    assert not standard.startswith("/root/.cache/"), "the standard library is the host's"
+
+
+def test_one_that_is_not_there_or_does_not_fit_is_named_with_its_host(lab: Lab) -> None:
+    told = lab.run("named_python.py", "/nope/python3", hosts="{1}").out
+    assert told.startswith("FAILED MachineStopped"), told
+    assert "/nope/python3 of Image(python=...) is not there" in told
+    assert f"{lab.name(1)}: the Python" in told
+    with lab.saying(1, "perl", "bigmachine: 3.2.1 cpython-32mu /usr/bin/python3.2"):
+        told = lab.run("named_python.py", "perl", hosts="{1}").out
+    assert "is Python 3.2.1 (cpython-32mu), and the program's packages are for Python 3." in told
