@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -213,6 +214,15 @@ def test_a_few_failed_keepalives_are_no_harm() -> None:
         odd.on_keepalive = fail_with(NetworkError("one"), InvalidCall("two"))
         (machine,) = session.start(services=[Echo()])
         eventually(lambda: len(machine.keepalive_reply_times()) >= 3, "it is not kept alive any more")
+        assert machine.wait(State.RUNNING, 10) is State.RUNNING
+
+
+def test_answers_of_a_crowded_host_are_waited_for() -> None:
+    odd = OddSystem(Keepalive(interval=0.02, timeout=2.0, lease=10.0))
+    with inside(odd) as (_, session):
+        odd.on_keepalive = partial(asyncio.sleep, 0.7)  # a call that was given up earlier would never be answered
+        (machine,) = session.start(services=[Echo()])
+        eventually(lambda: len(machine.keepalive_reply_times()) >= 2, "no keepalive is answered")
         assert machine.wait(State.RUNNING, 10) is State.RUNNING
 
 
