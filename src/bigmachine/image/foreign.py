@@ -22,6 +22,7 @@ from bigmachine.image.placed import Placed, compiled
 from bigmachine.image.platforms import takes, this_platform, wheel_fits
 from bigmachine.image.requirements import Distribution
 from bigmachine.image.sites import scan_site
+from bigmachine.image.unresolved import explained, is_of_platform
 from bigmachine.image.uv import Uv, UvFailed, described, site_of, uv_platform
 
 _log = logging.getLogger("bigmachine.image")
@@ -55,7 +56,7 @@ def resolved(
         if "+" in each.version and not each.is_kept:
             _log.info("%s %s is asked for without its local part for %s", each.name, each.version, uv_platform(target))
     pins = requirements.constraints(installed.values(), wanted)
-    found = _layers(Uv(target, cache_dir), asked, pins, installed, cache_dir)
+    found = _layers(Uv(target, cache_dir), asked, pins, installed, image.packages)
     new = {each.layer.name: each for each in found if not _is_same(installed.get(each.layer.name), each)}
     stay = [each for each in layers if each.layer.name not in new or each.layer.kind != "dist"]
     return [*new.values(), *(e for e in stay if e.layer.kind != "dist" or installed[e.layer.name].is_kept)]
@@ -107,16 +108,16 @@ def _refuse_compiled(placed: Placed, target: Platform) -> None:
 
 
 def _layers(
-    uv: Uv, asked: Sequence[str], pins: Sequence[str], installed: Mapping[str, Distribution], cache_dir: Path
+    uv: Uv, asked: Sequence[str], pins: Sequence[str], installed: Mapping[str, Distribution], extra: Sequence[str]
 ) -> list[Placed]:
     """Return the layers of what is asked for, resolved within the pins; kept ones of the same version excepted."""
 
     def fill(prefix: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="bigmachine-") as folder:
-            _fill(uv, prefix, Path(folder), asked, pins, installed)
+            _fill(uv, prefix, Path(folder), asked, pins, installed, extra)
 
     site = site_of(uv.kept(("layers", *asked, "", *pins), fill))
-    found = scan_site(str(site), cache_dir).placed if site is not None else []
+    found = scan_site(str(site), uv.cache_dir).placed if site is not None else []
     return [
         each if each.layer.pure else each._replace(layer=dataclasses.replace(each.layer, kind="foreign"))
         for each in found
@@ -131,6 +132,7 @@ def _fill(
     asked: Sequence[str],
     pins: Sequence[str],
     installed: Mapping[str, Distribution],
+    extra: Sequence[str],
 ) -> None:
     (folder / "asked.in").write_text("\n".join(asked) + "\n")
     (folder / "pins.txt").write_text("\n".join(pins) + "\n")
@@ -145,12 +147,12 @@ def _fill(
         if missing:
             uv.install(prefix, missing)
     except UvFailed as error:
-        package = requirements.mentioned(str(error), installed)
-        raise ImageError(
-            f"resolve: {package or 'a package'} cannot be had for {described(uv.target)}. Install a version here that "
-            f"has a wheel for that platform, publish one, or leave it: Image(without=[{package or '...'!r}]). uv said: "
-            f"{error}"
-        ) from error
+        raise explained(str(error), described(uv.target), [*asked, *pins], extra) from error
 
 
-__all__ = ["resolved"]
+def is_for_others(error: ImageError) -> bool:
+    """Whether a platform other than the one that this was raised for may have what cannot be had for it."""
+    return isinstance(error.__cause__, UvFailed) and is_of_platform(str(error.__cause__))
+
+
+__all__ = ["is_for_others", "resolved"]

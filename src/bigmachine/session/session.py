@@ -250,11 +250,7 @@ class Session(Sight):
         order = Order.take(services, environ, args, image, entry)
         order = replace(order, limit=self._codec.limit, threads=self._threads)
         cargo = self._cargo(system, order, image)
-        # What cannot be packed is said before anything is bought.
-        digest = ""
-        if cargo is not None and system.is_paid:
-            digest = cargo.check(_PACKING, system.foresee())
-            cargo.compress(count)  # its hosts take their time, and have nothing yet
+        digest = "" if cargo is None else self._check(cargo, system, image, count)
         places = self._launch(system, self._ticket(authority, digest), count)
         if cargo is not None:
             cargo.expect(len({place.agent_id for place in places}))
@@ -317,6 +313,17 @@ class Session(Sight):
         cargo = Cargo(order.entry, image, order.added, system.depot())
         cargo.begin()
         return cargo
+
+    @staticmethod
+    def _check(cargo: Cargo, system: System, image: Image | None, count: int) -> str:
+        """See that it can be packed, before anything is bought or logged in to; gives its digest if that is known."""
+        if system.is_paid:
+            digest = cargo.check(_PACKING, system.foresee())
+            cargo.compress(count)  # its hosts take their time, and have nothing yet
+            return digest
+        if image is not None and image.packages:
+            cargo.check_packages(_PACKING)
+        return ""
 
     def _place(self, system: System, authority: Authority, place: Launched, order: Order, cargo: Cargo | None) -> Owner:
         address = Address(place.host or system.name, place.port, f"{place.agent_id}-m{next(self._numbers)}")

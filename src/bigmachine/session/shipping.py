@@ -149,6 +149,21 @@ class Cargo:
                 f"packing the program took more than {timeout:.0f} s: does it lie on a slow disk?"
             ) from error
 
+    def check_packages(self, timeout: float) -> None:
+        """Wait until what is to be installed besides is found, for hosts of which nothing is known yet.
+
+        Raises:
+            ImageError: if no host can have it; what there is for other platforms only is said by a host that is not.
+        """
+        from bigmachine.image.foreign import is_for_others
+
+        try:
+            self.check(timeout)
+        except ImageError as error:
+            if not is_for_others(error):
+                raise
+            _log.info("hosts like this one cannot have the program: %s", error)
+
     def compress(self, hosts: int) -> None:
         """Make its packs in the background, while hosts boot: new ones lack all of it, and then it lies ready."""
         threading.Thread(target=self._compress, args=(hosts,), name="bigmachine-compress", daemon=True).start()
