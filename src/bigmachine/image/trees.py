@@ -30,6 +30,9 @@ _MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 #: A tree beyond this is told of, since nobody wants to send a data set by accident.
 BIG_BYTES: Final = 100_000_000
 BIG_FILES: Final = 10_000
+#: It is told with so many folders; so much of one explains it.
+_LISTED: Final = 10
+_EXPLAINED: Final = 0.9
 
 
 @frozen
@@ -223,13 +226,8 @@ def _tell_if_big(root: str, placed: Placed) -> None:
     layer = placed.layer
     if layer.size <= BIG_BYTES and len(layer.files) <= BIG_FILES:
         return
-    sums: dict[str, tuple[int, int]] = {}
-    for file in layer.files:
-        for parent in _parents(file.path):
-            size, count = sums.get(parent, (0, 0))
-            sums[parent] = size + file.size, count + 1
-    biggest = sorted(sums.items(), key=lambda item: item[1], reverse=True)[:10]
-    listed = "; ".join(f"{folder} ({size / 1e6:.1f} MB, {count} files)" for folder, (size, count) in biggest)
+    biggest = biggest_folders(layer.files)
+    listed = "; ".join(f"{folder} ({size / 1e6:.1f} MB, {count} files)" for folder, size, count in biggest)
     _log.warning(
         "%s goes to the machines with %d files, %.0f MB. Leave out what they do not need, by lines in "
         ".bigmachineignore. The biggest folders: %s",
@@ -238,6 +236,37 @@ def _tell_if_big(root: str, placed: Placed) -> None:
         layer.size / 1e6,
         listed or "none, the files lie in it directly",
     )
+
+
+def biggest_folders(files: Iterable[File]) -> list[tuple[str, int, int]]:
+    """Return up to ten folders, none inside of another, with their bytes and counts of files, the biggest first.
+
+    A folder stands for itself where the biggest ones in it do not explain what it has; otherwise those stand for it.
+    """
+    sums: dict[str, tuple[int, int]] = {}
+    inner: dict[str, set[str]] = {}
+    for file in files:
+        for folder in _parents(file.path):
+            size, count = sums.get(folder, (0, 0))
+            sums[folder] = size + file.size, count + 1
+            inner.setdefault(os.path.dirname(folder), set()).add(folder)
+
+    def weight(folder: str) -> float:
+        return sums[folder][0] / BIG_BYTES + sums[folder][1] / BIG_FILES
+
+    def biggest(folders: Iterable[str]) -> list[str]:
+        return sorted(folders, key=lambda folder: (-weight(folder), folder))[:_LISTED]
+
+    listed: list[str] = []
+    waiting = biggest(inner.get("", ()))
+    while waiting and len(waiting) + len(listed) <= _LISTED:
+        folder = waiting.pop(0)
+        parts = biggest(inner.get(folder, ()))
+        if parts and sum(map(weight, parts)) >= _EXPLAINED * weight(folder):
+            waiting = biggest((*waiting, *parts))
+        else:
+            listed.append(folder)
+    return [(folder, *sums[folder]) for folder in biggest((*listed, *waiting))]
 
 
 def single_file(path: str, mount: str, cache_dir: Path | None, distrusted: Collection[str] = ()) -> Placed:
@@ -257,6 +286,7 @@ __all__ = [
     "BIG_FILES",
     "Tree",
     "Walk",
+    "biggest_folders",
     "is_too_wide",
     "project_root",
     "safe_name",

@@ -14,6 +14,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image import trees
 from bigmachine.image.entry import script_entry
 from bigmachine.image.image import Image
+from bigmachine.image.manifest import File
 from bigmachine.image.scanned import Scan
 from tests.cluster.image.installed import Environment, layer, names, paths, sha256, unprivileged, write
 
@@ -314,8 +315,27 @@ def test_a_big_tree_is_told_of_with_its_biggest_folders(
     assert str(project) in told
     assert ".bigmachineignore" in told
     listed = re.findall(r"(\S+) \((\d+\.\d) MB, (\d+) files\)", told)
-    assert listed[0] == ("data", "156.0", "12")
-    assert [folder for folder, _, _ in listed[1:]] == [f"data/part{n:02}" for n in range(11, 2, -1)]
+    assert listed[0] == ("data/part11", "90.0", "1")
+    assert [folder for folder, _, _ in listed] == [f"data/part{n:02}" for n in range(11, 1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({f"dir{n}/in/x": 20 + n for n in range(12)}, [f"dir{n}/in" for n in range(11, 1, -1)]),
+        ({"a/deep/down/x": 150, "b/y": 1}, ["a/deep/down", "b"]),
+        ({"a/x": 60, "a/in/x": 60}, ["a"]),  # what lies in it directly counts, too
+        ({f"many/{n}/x": 1 for n in range(200)}, ["many"]),
+        ({"x": 150}, []),
+    ],
+)
+def test_the_biggest_folders_are_different_places(sizes: dict[str, int], told: list[str]) -> None:
+    files = [File(path, "", size * 1_000_000) for path, size in sizes.items()]
+    found = trees.biggest_folders(files)
+    assert [folder for folder, _, _ in found] == told
+    for folder, size, count in found:
+        inside = [file for file in files if file.path.startswith(f"{folder}/")]
+        assert (size, count) == (sum(file.size for file in inside), len(inside))
 
 
 def test_many_files_are_told_of_too(
