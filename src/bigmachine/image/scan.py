@@ -9,6 +9,7 @@ finds them. The standard library is the interpreter's. What is found is remember
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import sysconfig
@@ -31,6 +32,8 @@ from bigmachine.image.scanned import Scan
 from bigmachine.image.search import search_path
 from bigmachine.image.sites import SiteScan, is_site, scan_site, without_shadowed
 from bigmachine.image.trees import Tree
+
+_log = logging.getLogger("bigmachine.image")
 
 
 def scan(
@@ -59,6 +62,7 @@ def scan(
     found = [each for each in _distinct(whole_path) if not _is_standard(each)]
     sites = [each for each in found if os.path.isdir(each) and is_site(each)]
     scans = [scan_site(each, cache_dir, without=image.without, distrusted=distrusted) for each in sites]
+    _warn_of_unknown(image.without, scans)
     layers = without_shadowed(scans)
     for prefix in dict.fromkeys(record.prefix_of(site) for site in sites):
         layers += conda_layers(prefix, cache_dir, distrusted=distrusted)
@@ -92,6 +96,18 @@ def scan(
         tuple(_pth(scans, sites, site, roots, layers)) + tuple(f"{{root}}/{place}" for place in added),
     )
     return Scan(manifest, (*layers, *roots.placed), places, cache_dir, scripts)
+
+
+def _warn_of_unknown(without: Iterable[str], scans: Iterable[SiteScan]) -> None:
+    """Tell of names that were to be left out and that nothing has: programs may run where they are not installed."""
+    known = frozenset[str]().union(*(each.names for each in scans))
+    for name in without:
+        if (normal := record.normalized(name)) not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(normal, known, n=3)
+            hint = f"; there is {', '.join(near)}" if near else ": see `pip list` for what there is"
+            _log.warning("Image(without=[%r]) leaves nothing out, since no such package is installed%s", name, hint)
 
 
 def _distinct(path: Iterable[str]) -> list[str]:

@@ -22,7 +22,8 @@ from bigmachine.image.scan_cache import ScanCache
 class SiteScan(NamedTuple):
     """What one directory has: layers, top-level names, packages that are elsewhere, `.pth` lines to be rewritten.
 
-    `regular` are those of the top-level names that hide the same ones in later directories.
+    `regular` are those of the top-level names that hide the same ones in later directories, `names` those of all its
+    distributions, the ones that were left out among them.
     """
 
     path: str
@@ -31,6 +32,7 @@ class SiteScan(NamedTuple):
     regular: frozenset[str]
     editables: list[Editable]
     pth: list[str]
+    names: frozenset[str]
 
 
 def is_site(path: str) -> bool:
@@ -79,7 +81,8 @@ def scan_site(
     lines = [line for each in moved if each.name not in by_finder for line in each.lines]
     kept = [each for each in layers if (each.layer.name, each.layer.version) not in gone and each.sources]
     tops = frozenset(map(_top, (*found.folders, *found.names())))
-    return SiteScan(path, kept, tops, frozenset(_regular(found)), editables, lines)
+    names = frozenset(record.named(info)[0] for info in infos)
+    return SiteScan(path, kept, tops, frozenset(_regular(found)), editables, lines, names)
 
 
 def _infos(found: Listing) -> list[str]:

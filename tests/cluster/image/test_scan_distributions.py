@@ -192,6 +192,20 @@ def test_named_distributions_can_be_left_here(env: Environment) -> None:
     assert "site/huge.py" not in [file.path for each in found.manifest.layers for file in each.files]
 
 
+def test_a_name_to_leave_here_that_nothing_has_is_told_of_with_those_that_are_near(
+    env: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    env.install("Huge.Thing", {"huge.py": ""})
+    with caplog.at_level("WARNING", "bigmachine.image"):
+        env.scan(image=Image(without=["huge_thing"]))
+        assert not caplog.records
+        env.scan(image=Image(without=["huge-thin", "zzzzzzz"]))
+    near, far = (record.getMessage() for record in caplog.records)
+    assert near.startswith("Image(without=['huge-thin']) leaves nothing out, since no such package is installed")
+    assert near.endswith("; there is huge-thing")
+    assert far.startswith("Image(without=['zzzzzzz']) leaves nothing out")
+
+
 def test_a_library_that_looks_for_another_distributions_makes_its_layer_escape(env: Environment) -> None:
     import shutil
     import subprocess
