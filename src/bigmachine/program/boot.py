@@ -133,7 +133,10 @@ def apply(spec: LaunchSpec) -> None:
     _forget_temporary_directory()
     environ = spec.whole_environ() if make_directory(spec.scratch) else spec.environ
     wanted = environ | {"BIGMACHINE_MODE": "machine", MARK: spec.machine_id}
-    for name in os.environ.keys() - wanted.keys():
+    stale = os.environ.keys() - wanted.keys()
+    if spec.root:  # started with this environment and no other: what else there is, `.pth` files of the image have set
+        stale &= spec.whole_environ().keys()
+    for name in stale:
         del os.environ[name]
     for name, value in wanted.items():
         if os.environ.get(name) != value:  # in a fork most are right, and a change takes 20 us
