@@ -316,7 +316,7 @@ class Lab:
     def check_quiet(self) -> None:
         """See that nothing runs, on hosts or beside the driver, and that no folder of a driver's is left."""
         self.wait_quiet(*range(self.count + 1))
-        left = [path.name for path in self.user.iterdir() if path.name.startswith(("bigmachine-", "tmp"))]
+        left = [path.name for path in self.user.iterdir() if path.name.startswith(("bigmachine-", "bm-", "tmp"))]
         assert not left, f"the driver left {left}"
 
 

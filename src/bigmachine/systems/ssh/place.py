@@ -75,9 +75,9 @@ class Way:
 
 
 class Place:
-    """A host with an agent. `directory` is where Unix sockets may be made; coroutines run on the SSH loop."""
+    """A host with an agent. `sockets` gives a directory for Unix sockets; coroutines run on the SSH loop."""
 
-    def __init__(self, host: SshHost, agent_id: str, directory: str) -> None:
+    def __init__(self, host: SshHost, agent_id: str, sockets: Callable[[], str]) -> None:
         self.host = host
         self.agent_id = agent_id
         self.machines = 0
@@ -86,7 +86,8 @@ class Place:
         self.steps: list[tuple[str, float]] = []
         self.sent = 0
         self._tell: Callable[[str, str], None] = lambda _host, _stage: None
-        self._path = os.path.join(directory, agent_id)
+        self._sockets = sockets
+        self._path = ""
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
         self._listener: asyncssh.SSHListener | None = None
@@ -244,6 +245,7 @@ class Place:
         patience = max(_LEAST, min(2.0, _ROUND_TRIPS * round_trip))
         if address and await client.reachable(address, port, patience):
             return Way(address, port)
+        self._path = os.path.join(self._sockets(), self.agent_id)
         self._listener = await client.forward(connection, self._path, port, self.host)
         _log.info("ssh host %s: port %d is reached through the login", self.host, port)
         return Way(address or str(connection.get_extra_info("host")), port, self._path)
@@ -286,8 +288,9 @@ class Place:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
         self._dialled.clear()
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
+        if self._path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
 
 
 __all__ = ["Place", "Way"]

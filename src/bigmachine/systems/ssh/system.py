@@ -8,9 +8,9 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -24,10 +24,14 @@ from bigmachine.systems.ssh.place import Place
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from bigmachine.agent.scratch import Scratch
+
 _log = logging.getLogger("bigmachine")
 #: For a host to come up: a Python may have to be sent over a slow line.
 _LAUNCH: Final = 600.0
 _GRACE: Final = 2.0
+#: For a Unix socket, of which the path has to be short, where the temporary directory has a long one.
+_SHORT: Final = "/tmp"  # noqa: S108 (what is made there is our own)
 #: A host that can be reached has ended everything long before.
 _END: Final = 5.0
 
@@ -66,6 +70,7 @@ class SSHSystem(System):
         self._by_agent: dict[str, Place] = {}
         self._loop: Loop | None = None
         self._ticket: Ticket | None = None
+        self._scratch: Scratch | None = None
         self._directory = ""
         self._opening: asyncio.Task[object] | None = None
         self._is_shut_down = False
@@ -88,7 +93,6 @@ class SSHSystem(System):
                 f"machines over SSH need the package asyncssh ({error}): pip install 'bigmachine[ssh]'"
             ) from error
         self._loop = Loop()
-        self._directory = tempfile.mkdtemp(prefix="bigmachine-ssh-")
         threading.Thread(target=_load, name="bigmachine-load", daemon=True).start()
 
     def launch(self, n: int, ticket: Ticket) -> Sequence[Launched]:
@@ -167,7 +171,7 @@ class SSHSystem(System):
 
     async def _open(self, host: SshHost, ticket: Ticket) -> None:
         assert self._loop is not None
-        place = Place(host, f"h{secrets.token_hex(3)}", self._directory)
+        place = Place(host, f"h{secrets.token_hex(3)}", self._sockets)
         await place.open(ticket, self.keepalive, self.config, self._loop.logins)
         try:
             await asyncio.to_thread(ticket.adopt, self._slot(place, machines=0))
@@ -180,6 +184,20 @@ class SSHSystem(System):
         self._places[host] = self._by_agent[place.agent_id] = place
         if before is not None:  # it is dead, or there would be no new one
             await before.close(_GRACE)
+
+    def _sockets(self) -> str:
+        """Give a directory for Unix sockets, made when it is first needed; on the SSH loop.
+
+        What a driver leaves that is killed is found by who ends next in the same place: another such, or an agent.
+        """
+        if self._scratch is None:
+            from bigmachine.agent.scratch import Scratch, make_directory
+
+            self._scratch = Scratch()
+            found = (self._scratch.assign({"TMPDIR": place}) for place in (tempfile.gettempdir(), _SHORT))
+            self._directory = next(filter(None, found))
+            make_directory(self._directory)
+        return self._directory
 
     def _slot(self, place: Place, machines: int = 1, *, is_fresh: bool = True) -> Launched:
         way, raised = place.way, place.raised
@@ -233,7 +251,8 @@ class SSHSystem(System):
             with contextlib.suppress(TimeoutError):
                 loop.run(_close(places, min(timeout, _END)), timeout + _GRACE)
             loop.stop(_GRACE)
-            shutil.rmtree(self._directory, ignore_errors=True)
+            if self._scratch is not None:
+                self._scratch.end(time.monotonic() + _GRACE)
 
 
 async def _close(places: Sequence[Place], patience: float) -> None:
