@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.labs.ssh.lab import Driver, Lab
-from tests.labs.ssh.test_ends import clean_up
 from tests.labs.ssh.test_refusals import fails
 
 #: More than goes to a host in a moment, and does not compress.
@@ -160,6 +159,6 @@ def test_a_driver_that_is_killed_while_it_sends_leaves_nothing_that_runs(lab: La
     driver.process.send_signal(signal.SIGKILL)
     driver.wait()
     lab.wait_quiet(2)
-    clean_up(lab)
+    lab.check_quiet()
     lab.netlab("heal", "2")
     assert lab.run(bulky, "1", hosts="lab@{2}").status == 0
