@@ -28,7 +28,7 @@ from typing import Any
 import measure
 from measure import Goal, Options, Row, Stat
 
-from bigmachine.image.scan_cache import cache_directory, private_directory
+from bigmachine.image.scan.cache import cache_directory, private_directory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

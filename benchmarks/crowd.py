@@ -1,7 +1,7 @@
 """Looking at many real machines at once: the profile of 64, the dashboard of 200.
 
 All are processes on this computer, which has to carry the machines, and what samples them, as well as the driver: their
-agent therefore samples each less often than it would alone (see `agent/samplers.py`).
+agent therefore samples each less often than it would alone (see `agent/watch/samplers.py`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import measure
 from measure import Goal, Options, Row
 
 from bigmachine.image.entry import script_entry
-from bigmachine.image.scan import scan
+from bigmachine.image.scan.scan import scan
 
 PACKAGES, FOLDERS, FILES = 60, 25, 10
 _FLOOR = "os.stat of every one of these files and folders"

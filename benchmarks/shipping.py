@@ -23,14 +23,14 @@ import measure
 import scan as scanning
 from measure import Goal, Options, Row, Stat
 
-from bigmachine.image.collect import remove
 from bigmachine.image.entry import script_entry
 from bigmachine.image.pack_cache import PackCache
 from bigmachine.image.packs import frames
 from bigmachine.image.plan import encode_head
-from bigmachine.image.scan import scan
-from bigmachine.image.scanned import Scan
-from bigmachine.image.store import Store
+from bigmachine.image.scan.scan import scan
+from bigmachine.image.scan.scanned import Scan
+from bigmachine.image.store.collect import remove
+from bigmachine.image.store.store import Store
 
 _FLOOR = "tar | zstd -3 | tar of the same files"
 _TIMEOUT = 300

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from bigmachine import Machine, deadline
-from bigmachine.agent.processes import Process, look_at
+from bigmachine.agent.processes.tree import Process, look_at
 from bigmachine.testing import inject_faults
 from tests.chaos.services import Target
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmachine.agent.bare import BareHost, tcp
-from bigmachine.agent.delivery import Stage0Orders, stage0_command, stage0_input
-from bigmachine.image.bundle import Bundle, Part, kept_bundle
+from bigmachine.agent.bare.client import BareHost, tcp
+from bigmachine.agent.bare.delivery import Stage0Orders, stage0_command, stage0_input
+from bigmachine.image.bundles.bundle import Bundle, Part, kept_bundle
 from bigmachine.trust import Authority, Identity, Role
 
 SESSION = "s1b2c3d4"

@@ -25,7 +25,7 @@ import pytest
 
 import bigmachine
 from bigmachine import Keepalive
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from bigmachine.machine import Address
 from bigmachine.systems.local import LocalSystem
 from tests.cluster.fault_services import Target, waits_for_calls

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmachine.agent import Bootstrap, Clocks, Event, LaunchSpec, Output, PhaseChanged, Stopped, agent_command
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from bigmachine.image import Entry, interpreter_args
 from bigmachine.rpc import Codec, Link, Reactor, TlsDialer
 from bigmachine.trust import Authority, Identity, Role, client_context

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.agent import Clocks, Stopped
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from bigmachine.errors import BigmachineError
 from tests.cluster.raw_driver import AGENT, LIMIT, PATIENT, SERVE, RawDriver, is_alive, raw_driver, wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.agent import Output
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, MachineStopped
 from bigmachine.image import Entry
 from bigmachine.trust import Role

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from bigmachine.agent.bare import BareHost, Raised, bring_up, tcp
+from bigmachine.agent.bare.client import BareHost, Raised, bring_up, tcp
+from bigmachine.agent.bare.delivery import NoPython, bare_shell_script, stage0_input
 from bigmachine.agent.bootstrap import Clocks
-from bigmachine.agent.delivery import NoPython, bare_shell_script, stage0_input
 from bigmachine.agent.identity import give_identity
 from bigmachine.errors import AuthenticationError, ImageError, InvalidCall
-from bigmachine.image import runtime
-from bigmachine.image.bundle import Bundle
-from bigmachine.image.runtime import interpreter_bundle
+from bigmachine.image.bundles import runtime
+from bigmachine.image.bundles.bundle import Bundle
+from bigmachine.image.bundles.runtime import interpreter_bundle
 from bigmachine.rpc import Codec, Link, Reactor, TlsDialer
 from bigmachine.trust import Role, client_context, server_context
 from tests.cluster.bare_hosts import (

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bigmachine import Machine, MachineStopped, State
-from bigmachine.agent import control_groups
-from bigmachine.agent.oom import KernelLog, OomWatch, victim_in
+from bigmachine.agent.processes import control_groups
+from bigmachine.agent.watch.oom import KernelLog, OomWatch, victim_in
 from bigmachine.observe import cgroups, pprof
 from tests.cluster.death_services import Filler, Mortal
 from tests.cluster.processes import LIMIT, Cluster, cluster_in, wait_for

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from bigmachine import Keepalive, Machine, State
-from bigmachine.agent import control_groups
-from bigmachine.agent.control_groups import ControlGroups
-from bigmachine.agent.undertaker import Undertaker
+from bigmachine.agent.processes import control_groups
+from bigmachine.agent.processes.control_groups import ControlGroups
+from bigmachine.agent.processes.undertaker import Undertaker
 from bigmachine.systems.local import LocalSystem
 from tests.cluster.death_services import Mortal
 from tests.cluster.processes import (

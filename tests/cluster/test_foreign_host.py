@@ -24,14 +24,14 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.agent.bare import bring_up
+from bigmachine.agent.bare.client import bring_up
 from bigmachine.agent.identity import give_identity
 from bigmachine.errors import ImageError
-from bigmachine.image.foreign_runtime import foreign_interpreter
-from bigmachine.image.kit import SITE, kit_bundle
+from bigmachine.image.bundles.kit import SITE, kit_bundle
+from bigmachine.image.bundles.runtime import CA_FILE
+from bigmachine.image.foreign.runtime import foreign_interpreter
 from bigmachine.image.manifest import Platform
 from bigmachine.image.platforms import this_platform
-from bigmachine.image.runtime import CA_FILE
 from bigmachine.rpc import Reactor
 from bigmachine.trust import Role
 from tests.cluster.bare_hosts import AUTHORITY, HOST_ID, PATIENCE, bare_host
@@ -231,7 +231,8 @@ def test_all_of_the_agents_modules_are_imported_there(arm_host: tuple[str, Path]
         import sys
         sys.path.insert(0, "/{cache}/{SITE}")
         import bigmachine.agent.main, bigmachine.agent.run, bigmachine.agent.supervisor, bigmachine.program.main
-        import bigmachine.rpc.http1, bigmachine.rpc.http2, bigmachine.image.store, psutil, zstandard, aiofastnet
+        import bigmachine.rpc.http.http1, bigmachine.rpc.http.http2, bigmachine.image.store.store
+        import psutil, zstandard, aiofastnet
         from cryptography.hazmat.primitives.asymmetric import ec
         ec.generate_private_key(ec.SECP256R1())
         assert zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(b"x")) == b"x"

@@ -230,7 +230,7 @@ def test_a_program_that_ends_meanwhile_ends_uv_too(tmp_path: Path) -> None:
     program = f"""if True:
         import atexit, pathlib, threading, time
         from bigmachine.image.manifest import Platform
-        from bigmachine.image.uv import Uv
+        from bigmachine.image.foreign.uv import Uv
         uv = Uv(Platform("3.11", "", "Linux", "{ARM}", "glibc 2.36"), pathlib.Path("{tmp_path}"))
         before, end = atexit._ncallbacks(), time.monotonic() + 10
         threading.Thread(target=uv.run, daemon=True).start()

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bigmachine.rpc.http1 import Http1
-from bigmachine.rpc.http_limits import DEFAULT_LIMITS, Limits
+from bigmachine.rpc.http.http1 import Http1
+from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Limits
 from bigmachine.trust import client_context
 from tests.unit.rpc.http_port import MACHINE, STACKS, Port, identity, listening, run, settled, until
 from tests.unit.rpc.http_services import Demo

@@ -17,7 +17,7 @@ import h2.events
 import h2.settings
 import pytest
 
-from bigmachine.rpc.http_limits import DEFAULT_LIMITS, Limits
+from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Limits
 from tests.unit.rpc.http_port import STACKS, Port, listening, run, settled, until
 from tests.unit.rpc.http_services import Demo
 

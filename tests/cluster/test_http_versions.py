@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx
 import pytest
 
-from bigmachine.rpc.http_limits import DEFAULT_LIMITS, Limits
+from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Limits
 from bigmachine.trust import Role
 from tests.unit.rpc.http_port import STACKS, Port, listening, run, settled, until
 from tests.unit.rpc.http_services import Demo

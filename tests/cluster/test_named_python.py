@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.agent.named_python import find
-from bigmachine.agent.reaper import Reaper
+from bigmachine.agent.processes.reaper import Reaper
 from bigmachine.errors import ImageError
 from bigmachine.image.platforms import this_platform
 

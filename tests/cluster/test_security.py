@@ -160,7 +160,7 @@ logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 logging.getLogger("asyncio").setLevel(logging.DEBUG)
 import bigmachine
 from bigmachine.trust import Authority
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from tests.cluster.fault_services import PlainInit, Target
 from tests.cluster.processes import below
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.agent.bare import _send
-from bigmachine.agent.delivery import stage0_command, stage0_input, user_data
+from bigmachine.agent.bare.client import _send
+from bigmachine.agent.bare.delivery import stage0_command, stage0_input, user_data
 from bigmachine.errors import AuthenticationError, ImageError, NetworkError, ProvisionError
-from bigmachine.image.bundle import Bundle, Part
+from bigmachine.image.bundles.bundle import Bundle, Part
 from bigmachine.trust import Authority, Role, stage0_context
 from tests.cluster.bare_hosts import (
     AUTHORITY,

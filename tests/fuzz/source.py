@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bigmachine.rpc.streamed import BYTES, ITEMS, StreamRef
+from bigmachine.rpc.streams.streamed import BYTES, ITEMS, StreamRef
 
 T = TypeVar("T")
 _NUMBERS = (0, 1, -1, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 10**30)
@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
     """Finds what the library sends and nothing else: a fuzzer may come upon the name of any function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module in ("builtins", "bigmachine.rpc.streamed") else None
+        found = super().find_class(module, name) if module in ("builtins", "bigmachine.rpc.streams.streamed") else None
         if found is StreamRef or (isinstance(found, type) and issubclass(found, BaseException)):
             return found
         raise pickle.UnpicklingError(f"{module}.{name} is not for a fuzzer")

@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any, cast
 
-from bigmachine.agent import stage0
-from bigmachine.agent.control import Decoder, Message, encode
+from bigmachine.agent.bare import stage0
 from bigmachine.agent.hello import MAX_HELLO, NEED_MORE, server_name
+from bigmachine.agent.processes.control import Decoder, Message, encode
 from tests.fuzz.source import Source
 
 

@@ -14,7 +14,7 @@ from bigmachine.rpc.buffers import allocate
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.memory import MemoryDialer
-from bigmachine.rpc.streamed import BYTES, ITEMS, StreamRef
+from bigmachine.rpc.streams.streamed import BYTES, ITEMS, StreamRef
 from bigmachine.rpc.wire import AS_BYTES, VERSION, Decoder, Frame, Kind, WireError, head, small_frame
 from bigmachine.trust import Peer, Role
 from tests.fuzz import source

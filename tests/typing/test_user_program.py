@@ -59,7 +59,7 @@ def test_mypy_infers_results_and_refuses_wrong_arguments(tmp_path: Path) -> None
     assert [(int(line), revealed or error) for line, revealed, error in said] == [
         (15, "int"),
         (16, "bigmachine.rpc.calls.Call[bytes]"),
-        (17, "bigmachine.rpc.readers.Stream[int]"),
+        (17, "bigmachine.rpc.streams.readers.Stream[int]"),
         (18, "int"),
         (19, "call-overload"),
         (20, "call-overload"),

@@ -5,12 +5,12 @@ machine a process, connections, a lease and, at the end, a certificate; it passe
 driver is gone it kills all of them. From the bottom up:
 
 - pure: `hello` (whom a ClientHello wants), `lease`, `vitals` (hung or busy), `output` (last lines), `events`,
-  `certificate`; and `memory` (what is short) and `oom` (who was killed for it), which read the host's files
-- processes: `control` and `loop_channel` (messages with open files), `prctl`, `trackers`, `processes`, `reaper`,
-  `pipes`, `zygote`, `preload`, `children`, `pyspy`, `control_groups`, `scratch` and `removal` (temporary files),
-  `undertaker` (ends what an agent cannot)
+  `certificate`
+- `processes`: how machines are forked, spoken to, waited for and ended, with all that they started or made
+- `watch`: memory and who was killed for it, samples of stacks, a provider's notices
 - the agent: `hosted` (one machine), `host` (all of them), `feed`, `service` and `supervisor` (what can be called),
-  `shortage` (what a machine held), `notices` (of a provider), `tcp` (the front door), `tether`, `run`, `main`
+  `shortage` (what a machine held), `tcp` (the front door), `run`, `main`
+- `bare`: hosts that have nothing of ours yet; it runs at the driver, but for `stage0`, which is what it sends
 
 Importing this package loads none of that: the agent's own start goes through here, and forks the undertaker first.
 """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.conversations import Halt
     from bigmachine.agent.hosted import Hosted
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
 
 #: From this version on Python's own debugger attaches to a process.
 _REMOTE_PDB: Final = (3, 14)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.conversations import Halt
     from bigmachine.agent.events import Event, Notice, StreamName
-    from bigmachine.agent.memory import Shortage
+    from bigmachine.agent.watch.memory import Shortage
     from bigmachine.errors import DeathCertificate
 
 

@@ -13,14 +13,14 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent import pyspy
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.hosted import Hosted
 from bigmachine.agent.lease import Leases
-from bigmachine.agent.memory import Alarms, Looker, period
-from bigmachine.agent.oom import OomWatch
-from bigmachine.agent.processes import memory_in_use
+from bigmachine.agent.processes.tree import memory_in_use
 from bigmachine.agent.shortage import dump
+from bigmachine.agent.watch import pyspy
+from bigmachine.agent.watch.memory import Alarms, Looker, period
+from bigmachine.agent.watch.oom import OomWatch
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall, MachineStopped, ProvisionError
 from bigmachine.trust import Peer, Role
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from bigmachine.agent.bootstrap import Clocks
-    from bigmachine.agent.children import Nursery
-    from bigmachine.agent.control_groups import ControlGroups
     from bigmachine.agent.events import Notice
     from bigmachine.agent.launch import LaunchSpec
-    from bigmachine.agent.memory import Use
-    from bigmachine.agent.reaper import Reaper
-    from bigmachine.agent.scratch import Scratch
+    from bigmachine.agent.processes.children import Nursery
+    from bigmachine.agent.processes.control_groups import ControlGroups
+    from bigmachine.agent.processes.reaper import Reaper
+    from bigmachine.agent.processes.scratch import Scratch
+    from bigmachine.agent.watch.memory import Use
 
 _log = logging.getLogger("bigmachine.agent")
 

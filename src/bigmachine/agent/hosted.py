@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.agent.certificate import REPORTED, Reason, certify
 from bigmachine.agent.conversations import Conversations
-from bigmachine.agent.loop_channel import LoopChannel
 from bigmachine.agent.output import MAX_LINES, LastLines
-from bigmachine.agent.pipes import PipeReader
-from bigmachine.agent.processes import kill_all, kill_group, offer_to_oom_killer, sample, strays_of
+from bigmachine.agent.processes.loop_channel import LoopChannel
+from bigmachine.agent.processes.pipes import PipeReader
+from bigmachine.agent.processes.trackers import TIDYING, trackers
+from bigmachine.agent.processes.tree import kill_all, kill_group, offer_to_oom_killer, sample, strays_of
 from bigmachine.agent.records import RecordReader, as_text, decode
-from bigmachine.agent.trackers import TIDYING, trackers
 from bigmachine.agent.vitals import Vitals
 from bigmachine.errors import Cause, DeathCertificate, InvalidCall, MachineStopped
 
 if TYPE_CHECKING:
     from bigmachine.agent.certificate import Ending
-    from bigmachine.agent.children import Child, Nursery
-    from bigmachine.agent.control import Message
-    from bigmachine.agent.control_groups import ControlGroups
     from bigmachine.agent.events import StreamName
     from bigmachine.agent.feed import Feed
     from bigmachine.agent.launch import LaunchSpec
-    from bigmachine.agent.oom import OomWatch
-    from bigmachine.agent.reaper import Reaper
-    from bigmachine.agent.scratch import Scratch
+    from bigmachine.agent.processes.children import Child, Nursery
+    from bigmachine.agent.processes.control import Message
+    from bigmachine.agent.processes.control_groups import ControlGroups
+    from bigmachine.agent.processes.reaper import Reaper
+    from bigmachine.agent.processes.scratch import Scratch
+    from bigmachine.agent.watch.oom import OomWatch
 
 #: How long the agent waits, after a process died, for its pipes to come to their ends.
 LAST_WORDS: Final = 0.5

@@ -5,8 +5,8 @@ frames, each of which can be verified by itself, so a host passes them on to oth
 and the driver's uplink carries about one copy however many hosts there are. A host that is slow or dead is dropped
 with those behind it; whom that concerns is in the answer, and the driver sends to them again.
 
-Programs may start while a part of a large image is still on its way (`bigmachine.image.early`): `ready` says where. If
-that part does not come, they are ended.
+Programs may start while a part of a large image is still on its way (`bigmachine.image.store.early`): `ready` says
+where. If that part does not come, they are ended.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bigmachine.frozen import frozen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
     from bigmachine.image.plan import Wanted
-    from bigmachine.image.store import Built, Store
+    from bigmachine.image.store.store import Built, Store
 
     #: Ends the programs that run in an image, by its directory, and says why.
     End = Callable[[str, str], None]
@@ -109,7 +109,7 @@ class Images:
             ImageError: if something is wrong with it, or with this host; the text names the stage and the file.
         """
         from bigmachine.image.depot import fetched
-        from bigmachine.image.store import EarlyStart
+        from bigmachine.image.store.store import EarlyStart
 
         relays = [_Relay(self._dial(to), head, to) for to in onward]
         failed = "the host before it could not take the image in"

@@ -78,7 +78,7 @@ class LaunchSpec:
 
     def whole_environ(self) -> dict[str, str]:
         """Give what the process has in its environment from its start."""
-        from bigmachine.agent.scratch import directory_environ  # drivers come by here, and need nothing of it
+        from bigmachine.agent.processes.scratch import directory_environ  # drivers come by here, and need nothing of it
 
         return self.environ | directory_environ(self.scratch)
 

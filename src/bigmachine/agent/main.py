@@ -17,17 +17,17 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.agent.commands import AGENT_MARK
-from bigmachine.agent.undertaker import Undertaker
+from bigmachine.agent.processes.undertaker import Undertaker
 
 if TYPE_CHECKING:
     import socket
 
-    from bigmachine.agent.zygote import Zygote
+    from bigmachine.agent.processes.zygote import Zygote
 
 #: What the agent and machines need.
 _SHARED: Final = (
-    "bigmachine.agent.zygote",
-    "bigmachine.agent.loop_channel",
+    "bigmachine.agent.processes.zygote",
+    "bigmachine.agent.processes.loop_channel",
     "bigmachine.agent.supervisor",
     "bigmachine.agent.launch",
     "bigmachine.agent.records",
@@ -83,7 +83,7 @@ def _fork_zygote(options: dict[str, Any]) -> Zygote:
         importlib.import_module("bigmachine.program.zygote").be_zygote(sock, agent, options["preload"])
         os._exit(1)  # not reached
 
-    from bigmachine.agent.zygote import Zygote
+    from bigmachine.agent.processes.zygote import Zygote
 
     agent = os.getpid()
     return Zygote.fork_off(become, options["interpreter"])

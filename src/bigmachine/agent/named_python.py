@@ -12,11 +12,11 @@ import socket
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.following import follow
+from bigmachine.agent.watch.following import follow
 from bigmachine.errors import BigmachineError, ImageError
 
 if TYPE_CHECKING:
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
 
 #: A Python on a slow disk that starts for the first time takes seconds.
 _PATIENCE: Final = 30.0

@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.agent.bootstrap import Bootstrap
-from bigmachine.agent.children import Nursery
 from bigmachine.agent.commands import AGENT_MARK
-from bigmachine.agent.control_groups import ControlGroups
 from bigmachine.agent.feed import Feed
 from bigmachine.agent.host import Host
 from bigmachine.agent.identity import OwnIdentity
 from bigmachine.agent.images import Images
-from bigmachine.agent.prctl import become_subreaper, name_process
-from bigmachine.agent.processes import MARK
-from bigmachine.agent.reaper import Reaper
-from bigmachine.agent.scratch import Scratch
+from bigmachine.agent.processes.children import Nursery
+from bigmachine.agent.processes.control_groups import ControlGroups
+from bigmachine.agent.processes.prctl import become_subreaper, name_process
+from bigmachine.agent.processes.reaper import Reaper
+from bigmachine.agent.processes.scratch import Scratch
+from bigmachine.agent.processes.tether import end_now, tie
+from bigmachine.agent.processes.tree import MARK
+from bigmachine.agent.processes.zygote import ForkRefused
 from bigmachine.agent.service import Agent
 from bigmachine.agent.tcp import FrontDoor
-from bigmachine.agent.tether import end_now, tie
-from bigmachine.agent.zygote import ForkRefused
 from bigmachine.rpc import Codec, Link, Server, ServiceTable, serve_socket
 from bigmachine.trust import Role
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bigmachine.agent.images import Onward
-    from bigmachine.agent.undertaker import Undertaker
-    from bigmachine.agent.zygote import Zygote
-    from bigmachine.image.store import Store
+    from bigmachine.agent.processes.undertaker import Undertaker
+    from bigmachine.agent.processes.zygote import Zygote
+    from bigmachine.image.store.store import Store
     from bigmachine.rpc import Reactor
 
 
@@ -53,7 +53,7 @@ _RELIEVED: Final = 0.5
 #: An agent that has given no sign of life for its lease and this many seconds is ended by its undertaker.
 _SILENCE: Final = 5.0
 #: What takes images in; it takes 10 ms to import.
-_FOR_IMAGES: Final = ("bigmachine.image.store", "bigmachine.image.depot", "zstandard")
+_FOR_IMAGES: Final = ("bigmachine.image.store.store", "bigmachine.image.depot", "zstandard")
 
 _log = logging.getLogger("bigmachine.agent")
 
@@ -164,14 +164,14 @@ async def _relieve(undertaker: Undertaker, zygote: Zygote) -> None:
 
 
 async def _watch_notices(provider: str, host: Host) -> None:
-    from bigmachine.agent.notices import watch  # only hosts of a cloud have any
+    from bigmachine.agent.watch.notices import watch  # only hosts of a cloud have any
 
     await watch(provider, host.notice)
 
 
 def _store(cache: str) -> Store:
     """Open this host's store of images; most agents never need it."""
-    from bigmachine.image.store import Store
+    from bigmachine.image.store.store import Store
 
     return Store(Path(cache) if cache else None)
 

@@ -6,8 +6,8 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from bigmachine.agent.following import follow
 from bigmachine.agent.supervisor import Supervisor
+from bigmachine.agent.watch.following import follow
 from bigmachine.errors import Cause, InvalidCall
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bigmachine.agent.hosted import Hosted
     from bigmachine.agent.identity import OwnIdentity
     from bigmachine.agent.launch import LaunchSpec
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
     from bigmachine.rpc import ServiceTable
 
 #: So many machines can be asked why they ended, the latest; a session may start machines all day.

@@ -11,14 +11,14 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent import pyspy
+from bigmachine.agent.watch import pyspy
 from bigmachine.errors import MachineStopped
 
 if TYPE_CHECKING:
     from bigmachine.agent.feed import Feed
     from bigmachine.agent.hosted import Hosted
-    from bigmachine.agent.memory import Shortage
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
+    from bigmachine.agent.watch.memory import Shortage
 
 #: A census takes a second at most; a program that lets it wait so much longer will not come to it.
 _PATIENCE: Final = 3.0

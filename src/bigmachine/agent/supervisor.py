@@ -16,10 +16,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bigmachine.agent import pyspy
 from bigmachine.agent.conversing import Conversing
-from bigmachine.agent.processes import look_at
+from bigmachine.agent.processes.tree import look_at
 from bigmachine.agent.replies import KeepaliveReply, MachineInfo
+from bigmachine.agent.watch import pyspy
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, MachineStopped
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bigmachine.agent.host import Host
     from bigmachine.agent.hosted import Hosted
-    from bigmachine.agent.reaper import Reaper
+    from bigmachine.agent.processes.reaper import Reaper
     from bigmachine.image import Entry
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
     from bigmachine.observe.vars import Reading

@@ -88,7 +88,7 @@ def _optional(name: str, module: str, costs: str, remedy: str) -> Finding:
 
 def ptrace() -> Finding:
     """Try to look into another process, as profiles do."""
-    from bigmachine.agent import pyspy
+    from bigmachine.agent.watch import pyspy
 
     costs = "CPU profiles are taken by the machines themselves, and are biased; a machine that hangs shows no stacks"
     try:
@@ -161,7 +161,7 @@ def files() -> Finding:
 
 def cache() -> Finding:
     """Look at the folder in which programs are kept that came here."""
-    from bigmachine.image.scan_cache import cache_directory
+    from bigmachine.image.scan.cache import cache_directory
 
     place = Path(cache_directory())
     there = place

@@ -1,5 +1,11 @@
 """The program as something that machines run: what its main is, and running it again.
 
+- here: `entry`, `rerun`, `search` (the main program); `manifest` (what an image consists of), `plan`, `packs` and
+  `depot` (its way to a host)
+- `scan`, on the driver: what the running program is made of; `foreign`: the same for another kind of processor
+- `store`, on a host: layers, and images put together from them
+- `bundles`: what a bare host needs first, an interpreter and the agent
+
 Importing this package loads nothing until a name is asked for: a local agent starts with `interpreter` alone.
 """
 

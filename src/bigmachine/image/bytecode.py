@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from bigmachine.image.scan_cache import private_directory, write_atomically
+from bigmachine.image.scan.cache import private_directory, write_atomically
 
 _HEADER: Final = 16
 _UNCHECKED: Final = (0b01).to_bytes(4, "little")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from bigmachine.image.scan_cache import cache_directory, private_directory, write_atomically
+from bigmachine.image.scan.cache import cache_directory, private_directory, write_atomically
 
 #: Bytes that are kept; what was used least recently goes.
 CAP: Final = 5 << 30

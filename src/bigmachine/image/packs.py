@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Final
 from bigmachine.errors import ImageError
 from bigmachine.frozen import frozen
 from bigmachine.image.plan import inflate, pack, rows
-from bigmachine.image.stored import is_entry_points
+from bigmachine.image.store.stored import is_entry_points
 
 if TYPE_CHECKING:
     from bigmachine.image.manifest import File, Layer
     from bigmachine.image.pack_cache import PackCache
     from bigmachine.image.plan import Wanted
-    from bigmachine.image.scanned import Scan
+    from bigmachine.image.scan.scanned import Scan
 
 MAGIC: Final = b"BMF1"
 LISTING, PACK, BYTECODE, FIRST = b"L", b"P", b"B", b"F"

@@ -28,8 +28,8 @@ from bigmachine.machine.proxy import make_proxy
 from bigmachine.machine.retry import has_stream, retry
 from bigmachine.machine.routes import Address
 from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
-from bigmachine.rpc.direct import ELSEWHERE
 from bigmachine.rpc.names import TRACING_API as API
+from bigmachine.rpc.waiting.direct import ELSEWHERE
 
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo

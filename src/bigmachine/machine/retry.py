@@ -18,7 +18,7 @@ from bigmachine.errors import BigmachineError, DeadlineExceeded, is_remote
 from bigmachine.rpc import Call
 from bigmachine.rpc.context import remaining
 from bigmachine.rpc.names import shown
-from bigmachine.rpc.streamed import stream_kind
+from bigmachine.rpc.streams.streamed import stream_kind
 
 #: Pauses grow by half from 0.05 s to 5 s, each a random share of it (AWS's "full jitter", but not below a half).
 _FIRST, _GROWTH, _LONGEST = 0.05, 1.5, 5.0

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-    from bigmachine.agent.control import BlockingChannel, Message
     from bigmachine.agent.launch import LaunchSpec
+    from bigmachine.agent.processes.control import BlockingChannel, Message
     from bigmachine.program.debugging import Debugging
     from bigmachine.trust.identity import Identity
 
@@ -127,8 +127,8 @@ def apply(spec: LaunchSpec) -> None:
     Raises:
         OSError: if the working directory is not there.
     """
-    from bigmachine.agent.processes import MARK
-    from bigmachine.agent.scratch import make_directory
+    from bigmachine.agent.processes.scratch import make_directory
+    from bigmachine.agent.processes.tree import MARK
 
     _forget_temporary_directory()
     environ = spec.whole_environ() if make_directory(spec.scratch) else spec.environ

@@ -18,7 +18,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.agent.control import BlockingChannel
+from bigmachine.agent.processes.control import BlockingChannel
 from bigmachine.program.talk import Talk
 
 if TYPE_CHECKING:

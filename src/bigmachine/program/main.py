@@ -20,8 +20,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.agent.commands import CONTROL_FD
-from bigmachine.agent.control import BlockingChannel
-from bigmachine.agent.prctl import die_with, name_process
+from bigmachine.agent.processes.control import BlockingChannel
+from bigmachine.agent.processes.prctl import die_with, name_process
 from bigmachine.errors import Cause
 from bigmachine.image import run as run_entry
 from bigmachine.program import boot, failure

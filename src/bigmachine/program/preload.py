@@ -27,8 +27,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.agent.processes import threads
-from bigmachine.agent.scratch import directory_environ, make_directory
+from bigmachine.agent.processes.scratch import directory_environ, make_directory
+from bigmachine.agent.processes.tree import threads
 from bigmachine.program import boot
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from bigmachine.agent.records import encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from bigmachine.agent.control import BlockingChannel
+    from bigmachine.agent.processes.control import BlockingChannel
 
 #: What a pipe takes in one piece whoever else writes (POSIX: PIPE_BUF).
 _FRAME: Final = getattr(select, "PIPE_BUF", 512)

@@ -17,9 +17,9 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
-from bigmachine.agent.control import Decoder, encode
 from bigmachine.agent.launch import LaunchSpec
-from bigmachine.agent.loop_channel import LoopChannel
+from bigmachine.agent.processes.control import Decoder, encode
+from bigmachine.agent.processes.loop_channel import LoopChannel
 from bigmachine.errors import NetworkError
 from bigmachine.image import Entry
 from bigmachine.program.serving import authorize
@@ -31,7 +31,7 @@ from bigmachine.trust import Identity, Peer, Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bigmachine.agent.control import Message
+    from bigmachine.agent.processes.control import Message
     from bigmachine.rpc import Reactor
 
 _NOBODY: Final = "nobody"

@@ -20,7 +20,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
-from bigmachine.agent.loop_channel import LoopChannel
+from bigmachine.agent.processes.loop_channel import LoopChannel
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
 from bigmachine.program.dump import Heap, plain, take_heap
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping, Sequence
 
-    from bigmachine.agent.control import Message
+    from bigmachine.agent.processes.control import Message
     from bigmachine.program.boot import Boot
 
 #: After a failure has been reported: time for the answer of the call that failed to leave.

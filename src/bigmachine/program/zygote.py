@@ -32,17 +32,17 @@ import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine import trust
-from bigmachine.agent.control import BlockingChannel
-from bigmachine.agent.prctl import die_with, name_process
-from bigmachine.agent.processes import threads
-from bigmachine.agent.undertaker import serve_as_undertaker
+from bigmachine.agent.processes.control import BlockingChannel
+from bigmachine.agent.processes.prctl import die_with, name_process
+from bigmachine.agent.processes.tree import threads
+from bigmachine.agent.processes.undertaker import serve_as_undertaker
 from bigmachine.program import preload
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from bigmachine.agent.control import Message
+    from bigmachine.agent.processes.control import Message
     from bigmachine.program.preload import Loaded
 
 #: What every machine will import anyway, beyond what the agent has. The session is a floor up, and not seen from here.

@@ -1,9 +1,9 @@
 """Calls: frames on authenticated connections, the threads and tasks that run methods, streams, deadlines.
 
 From the bytes up: `wire` (frames, pure) and `codec` (values), `reactor` (the event loop), `connection` (one
-transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops, `direct` for threads that
-wait) and `server` (being called; `attendant` for those threads), `net` (TCP and TLS), `memory` (within a process),
-`http1` and `http2` (the same methods for curl and other languages).
+transport), `lanes` (the connections of a link), `link` (calling; `near` for other loops) and `server` (being called),
+`net` (TCP and TLS), `memory` (within a process). In rooms of their own: `streams`; `waiting`, the connections of
+threads that wait for their calls, at both ends; `http`, the same methods for curl and other languages.
 
 Importing this package loads nothing until a name is asked for: a driver calls, and needs none of what serves.
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, serve_waiting, warm_up
     from bigmachine.rpc.pool import DEFAULT_THREADS
     from bigmachine.rpc.reactor import Reactor, new_event_loop
-    from bigmachine.rpc.readers import ByteStream, Stream
     from bigmachine.rpc.server import Server
     from bigmachine.rpc.services import ServiceTable
     from bigmachine.rpc.statistics import MethodSnapshot
+    from bigmachine.rpc.streams.readers import ByteStream, Stream
     from bigmachine.rpc.wire import DEFAULT_LIMIT
 
 _HOME = {
-    "ByteStream": "readers",
+    "ByteStream": "streams.readers",
     "Call": "calls",
     "CallInfo": "context",
     "Codec": "codec",
@@ -44,7 +44,7 @@ _HOME = {
     "Reactor": "reactor",
     "Server": "server",
     "ServiceTable": "services",
-    "Stream": "readers",
+    "Stream": "streams.readers",
     "Tamper": "link",
     "TlsDialer": "net",
     "current_call": "context",

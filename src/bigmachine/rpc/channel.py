@@ -13,11 +13,11 @@ from bigmachine.rpc.codec import UNSAID, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.names import TRACE_KEYWORD
-from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
 from bigmachine.rpc.services import NotYetOpen
-from bigmachine.rpc.streamed import StreamRef
+from bigmachine.rpc.streams.outgoing import Outgoing
+from bigmachine.rpc.streams.streamed import StreamRef
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -110,7 +110,7 @@ class Channel(Lanes):
             connection.receiver = owner
             owner.bulk = connection
         else:
-            from bigmachine.rpc.direct_channel import DirectChannel
+            from bigmachine.rpc.waiting.channel import DirectChannel
 
             connection.receiver = DirectChannel(owner, connection)
 

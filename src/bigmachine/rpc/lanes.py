@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bigmachine.rpc.codec import Encoded
 from bigmachine.rpc.connection import Connection
-from bigmachine.rpc.streams import StreamHost
+from bigmachine.rpc.streams.streams import StreamHost
 
 MAIN = 0
 BULK = 1

@@ -27,22 +27,22 @@ from bigmachine.errors import (
     InvalidCall,
     NetworkError,
 )
-from bigmachine.rpc.arguments import Feed, are_plain, take_streams
 from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.connector import Connector, Dialer
 from bigmachine.rpc.context import get_current, get_deadline
-from bigmachine.rpc.direct import ELSEWHERE, Direct
 from bigmachine.rpc.losses import fresh, not_rebuilt
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.near import Near
-from bigmachine.rpc.outgoing import Outgoing
 from bigmachine.rpc.pool import Job, ThreadPool
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.statistics import MethodStats, Statistics
-from bigmachine.rpc.streamed import BYTES
-from bigmachine.rpc.unsent import close_unsent
+from bigmachine.rpc.streams.arguments import Feed, are_plain, take_streams
+from bigmachine.rpc.streams.outgoing import Outgoing
+from bigmachine.rpc.streams.streamed import BYTES
+from bigmachine.rpc.streams.unsent import close_unsent
+from bigmachine.rpc.waiting.direct import ELSEWHERE, Direct
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,

@@ -23,7 +23,7 @@ from bigmachine.rpc.reactor import Reactor
 from bigmachine.trust import WAITING_ALPN, Peer, Refused, Role, check_peer, peer_of, waiting_context
 
 if TYPE_CHECKING:
-    from bigmachine.rpc.http_connection import HttpConnection
+    from bigmachine.rpc.http.connection import HttpConnection
     from bigmachine.rpc.server import Server
 
 _log = logging.getLogger("bigmachine.rpc")
@@ -241,11 +241,11 @@ class _Switch(asyncio.Protocol):
             return connection
         http: HttpConnection
         if alpn == "h2":
-            from bigmachine.rpc.http2 import Http2
+            from bigmachine.rpc.http.http2 import Http2
 
             http = Http2(server, peer)
         else:
-            from bigmachine.rpc.http1 import Http1
+            from bigmachine.rpc.http.http1 import Http1
 
             http = Http1(server, peer)
         server.others.add(http)
@@ -290,7 +290,7 @@ def serve_waiting(sock: socket.socket, context: ssl.SSLContext, server: Server) 
             return False
     except OSError:  # nothing is there yet, or nobody any more
         return False
-    from bigmachine.rpc.attendant import attend  # most machines are called by threads that wait; agents are not
+    from bigmachine.rpc.waiting.attendant import attend  # most machines are called by threads that wait; agents are not
 
     return attend(sock, context, server)
 

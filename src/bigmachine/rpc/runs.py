@@ -19,7 +19,7 @@ from bigmachine.errors import DeadlineExceeded, InvalidCall
 from bigmachine.rpc.codec import LEAVES, Encoded
 from bigmachine.rpc.context import CallInfo, get_deadline, set_current, set_deadline
 from bigmachine.rpc.services import Method
-from bigmachine.rpc.streamed import PLAIN, stream_kind
+from bigmachine.rpc.streams.streamed import PLAIN, stream_kind
 from bigmachine.rpc.wire import ERROR, OURS, RESULT, small_frame
 from bigmachine.rpc.workers import DONE, Steps
 

@@ -21,7 +21,7 @@ from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.runs import AwaitedRun, Waiting
 from bigmachine.rpc.services import Method, ServiceTable
 from bigmachine.rpc.statistics import Statistics
-from bigmachine.rpc.streamed import stream_kind
+from bigmachine.rpc.streams.streamed import stream_kind
 from bigmachine.rpc.workers import Workers
 from bigmachine.trust import Peer
 

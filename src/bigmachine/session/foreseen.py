@@ -10,9 +10,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.fitting import check_libc, interpreter_for, is_fit
+from bigmachine.agent.bare.fitting import check_libc, interpreter_for, is_fit
 from bigmachine.errors import ImageError
-from bigmachine.image.kit import kit_bundle
+from bigmachine.image.bundles.kit import kit_bundle
 from bigmachine.image.manifest import Platform
 from bigmachine.image.platforms import this_platform, usual_machine
 

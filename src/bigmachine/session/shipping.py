@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bigmachine.image.depot import Depot
     from bigmachine.image.manifest import Platform
     from bigmachine.image.plan import Wanted
-    from bigmachine.image.scanned import Scan
+    from bigmachine.image.scan.scanned import Scan
     from bigmachine.machine import Settle
     from bigmachine.rpc import Link
     from bigmachine.system import Foreseen, Launched
@@ -155,7 +155,7 @@ class Cargo:
         Raises:
             ImageError: if no host can have it; what there is for other platforms only is said by a host that is not.
         """
-        from bigmachine.image.foreign import is_for_others
+        from bigmachine.image.foreign.layers import is_for_others
 
         try:
             self.check(timeout)
@@ -192,7 +192,7 @@ class Cargo:
     def _pack(
         self, future: concurrent.futures.Future[Scan], target: Platform | None, distrusted: Collection[str]
     ) -> None:
-        from bigmachine.image.scan import scan
+        from bigmachine.image.scan.scan import scan
 
         try:
             future.set_result(scan(self._entry, image=self._image, target=target, distrusted=distrusted))

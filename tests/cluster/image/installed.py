@@ -17,8 +17,8 @@ from pathlib import Path
 from bigmachine.image.entry import Entry, no_entry
 from bigmachine.image.image import Image
 from bigmachine.image.manifest import Layer, Platform
-from bigmachine.image.scan import scan
-from bigmachine.image.scanned import Scan
+from bigmachine.image.scan.scan import scan
+from bigmachine.image.scan.scanned import Scan
 
 WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 

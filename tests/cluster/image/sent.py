@@ -16,8 +16,8 @@ from pathlib import Path
 from bigmachine.image.pack_cache import PackCache
 from bigmachine.image.packs import frames
 from bigmachine.image.plan import Wanted, encode_head
-from bigmachine.image.scanned import Scan
-from bigmachine.image.store import Built, Store
+from bigmachine.image.scan.scanned import Scan
+from bigmachine.image.store.store import Built, Store
 
 #: A command of an image runs for less.
 TIMEOUT = 60.0

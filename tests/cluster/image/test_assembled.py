@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image.collect import remove
 from bigmachine.image.plan import encode_head
+from bigmachine.image.store.collect import remove
 from tests.cluster.image import sent
 from tests.cluster.image.installed import Environment, write
 

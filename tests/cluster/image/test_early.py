@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image import early, early_starts, packs
+from bigmachine.image import packs
 from bigmachine.image.manifest import MARK
 from bigmachine.image.packs import FIRST, verify
 from bigmachine.image.plan import encode_head
-from bigmachine.image.scanned import Scan
-from bigmachine.image.store import Built, EarlyStart, Store
+from bigmachine.image.scan.scanned import Scan
+from bigmachine.image.store import early, early_starts
+from bigmachine.image.store.store import Built, EarlyStart, Store
 from tests.cluster.image import sent
 from tests.cluster.image.installed import Environment, write
 

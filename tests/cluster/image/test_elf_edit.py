@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.image.bundle import needed_glibc
-from bigmachine.image.elf import search_paths
-from bigmachine.image.elf_edit import NotMovable, stripped, with_rpath, without_runpath
+from bigmachine.image.bundles.bundle import needed_glibc
+from bigmachine.image.bundles.elf import search_paths
+from bigmachine.image.bundles.elf_edit import NotMovable, stripped, with_rpath, without_runpath
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF is Linux's")
 

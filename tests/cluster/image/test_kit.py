@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.image.bundle import Bundle, Part, kept_bundle
-from bigmachine.image.kit import SITE, kit_bundle
+from bigmachine.image.bundles.bundle import Bundle, Part, kept_bundle
+from bigmachine.image.bundles.kit import SITE, kit_bundle
 from bigmachine.image.platforms import this_platform
 
 PROJECT = Path(__file__).parents[3]
@@ -39,8 +39,9 @@ def test_an_agent_imports_all_it_needs_from_the_kit_alone(kit: Bundle, tmp_path:
         import sys
         sys.path.insert(0, {str(tmp_path / SITE)!r})
         import bigmachine.agent.main, bigmachine.agent.run, bigmachine.agent.supervisor, bigmachine.agent.images
-        import bigmachine.image.store, bigmachine.image.depot, bigmachine.agent.pyspy, bigmachine.agent.notices
-        import bigmachine.rpc.http1, bigmachine.rpc.http2, bigmachine.trust.request, psutil, zstandard
+        import bigmachine.image.store.store, bigmachine.image.depot, bigmachine.agent.watch.pyspy
+        import bigmachine.agent.watch.notices
+        import bigmachine.rpc.http.http1, bigmachine.rpc.http.http2, bigmachine.trust.request, psutil, zstandard
         zstandard.ZstdCompressor().compress(b"x")
         import json
         outside = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", "") or "")]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.image import scan_cache
-from bigmachine.image.scan_cache import ScanCache, cache_directory
+from bigmachine.image.scan import cache as scan_cache
+from bigmachine.image.scan.cache import ScanCache, cache_directory
 from tests.cluster.image.installed import Environment, layer, write
 
 

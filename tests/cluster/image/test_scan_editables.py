@@ -12,7 +12,7 @@ import pytest
 
 from bigmachine.errors import ImageError
 from bigmachine.image.image import Image
-from bigmachine.image.scanned import Scan
+from bigmachine.image.scan.scanned import Scan
 from tests.cluster.image.installed import Environment, names, paths, write
 
 

@@ -14,8 +14,8 @@ import pytest
 from bigmachine.errors import ImageError
 from bigmachine.image.image import Image
 from bigmachine.image.manifest import Platform
-from bigmachine.image.placed import compiled
 from bigmachine.image.platforms import this_platform
+from bigmachine.image.scan.placed import compiled
 from tests.cluster.image.installed import Environment, layer, names, paths, write
 
 OURS = this_platform()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.image.bytecode import unchecked
-from bigmachine.image.scanned import Scan
+from bigmachine.image.scan.scanned import Scan
 from tests.cluster.image.installed import Environment, layer, sha256, write
 
 SOURCE = "def where():\n    return where.__code__.co_filename\n"

@@ -21,7 +21,7 @@ import json, os, sys
 from pathlib import Path
 import bigmachine
 from bigmachine.image import detect
-from bigmachine.image.scan import scan
+from bigmachine.image.scan.scan import scan
 
 found = scan(detect(), cache_dir=Path(os.environ["CACHE"]))
 first = sorted(found.place_of(layer, file) for layer in found.manifest.layers for file in layer.files
@@ -158,7 +158,7 @@ def test_tests_take_their_project(program: Program) -> None:
 
 def test_without_bigmachine_on_the_path_it_comes_along(program: Program, tmp_path: Path) -> None:
     write(program.home, {"run.py": f"import sys\nsys.path.remove({SOURCE_ROOT!r})\n{SCAN}"})
-    code = f"import bigmachine.image.scan\n{(program.home / 'run.py').read_text()}"
+    code = f"import bigmachine.image.scan.scan\n{(program.home / 'run.py').read_text()}"
     (program.home / "run.py").write_text(code)
     found = program(sys.executable, "run.py")
     (mount,) = (mount for mount, files in found["trees"].items() if "bigmachine/__init__.py" in files)

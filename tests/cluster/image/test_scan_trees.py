@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image import trees
 from bigmachine.image.entry import script_entry
 from bigmachine.image.image import Image
 from bigmachine.image.manifest import File
-from bigmachine.image.scanned import Scan
+from bigmachine.image.scan import trees
+from bigmachine.image.scan.scanned import Scan
 from tests.cluster.image.installed import Environment, layer, names, paths, sha256, unprivileged, write
 
 

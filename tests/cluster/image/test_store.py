@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image.collect import collect
 from bigmachine.image.manifest import File, Layer, Manifest, layer_id
 from bigmachine.image.pack_cache import PackCache, Warming
 from bigmachine.image.packs import BYTECODE, FIRST, LISTING, PACK, Edited, close_pack, frame, frames, open_pack, verify
 from bigmachine.image.plan import Wanted, encode_head, pack, rows
 from bigmachine.image.platforms import this_platform
-from bigmachine.image.scanned import Scan
-from bigmachine.image.store import Built, Store
+from bigmachine.image.scan.scanned import Scan
+from bigmachine.image.store.collect import collect
+from bigmachine.image.store.store import Built, Store
 from tests.cluster.image import sent
 from tests.cluster.image.installed import Environment, sha256, unprivileged, write
 

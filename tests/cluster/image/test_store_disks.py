@@ -24,7 +24,7 @@ HOST = """
 import pickle, subprocess, sys
 from pathlib import Path
 from bigmachine.errors import ImageError
-from bigmachine.image.store import Store
+from bigmachine.image.store.store import Store
 
 disk, *steps = sys.argv[1:]
 for step in steps:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image.scanned import Scan
-from bigmachine.image.store import Built
-from bigmachine.image.survivors import last_start
+from bigmachine.image.scan.scanned import Scan
+from bigmachine.image.store.store import Built
+from bigmachine.image.store.survivors import last_start
 from tests.cluster.image import sent
 from tests.cluster.image.installed import Environment, write
 

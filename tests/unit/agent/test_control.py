@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bigmachine.agent.control import BlockingChannel, Decoder, Message, encode, receive_chunk, send_chunk
+from bigmachine.agent.processes.control import BlockingChannel, Decoder, Message, encode, receive_chunk, send_chunk
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bigmachine.agent.following import follow
-from bigmachine.agent.reaper import Reaper
+from bigmachine.agent.processes.reaper import Reaper
+from bigmachine.agent.watch.following import follow
 from bigmachine.errors import BigmachineError
 
 

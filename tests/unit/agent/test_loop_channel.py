@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from bigmachine.agent.control import BlockingChannel, Message
-from bigmachine.agent.loop_channel import LoopChannel
+from bigmachine.agent.processes.control import BlockingChannel, Message
+from bigmachine.agent.processes.loop_channel import LoopChannel
 
 
 class Ends:

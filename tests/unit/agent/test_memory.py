@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from bigmachine.agent.memory import NEAR_PERIOD, USUAL_PERIOD, Alarms, Looker, Pool, Use, period
+from bigmachine.agent.watch.memory import NEAR_PERIOD, USUAL_PERIOD, Alarms, Looker, Pool, Use, period
 
 
 def use(machine: str, used: int, *, resident: int = 10, pool: str = "host", pressure: float | None = None) -> Use:

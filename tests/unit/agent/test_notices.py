@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bigmachine.agent import notices
 from bigmachine.agent.events import Notice
-from bigmachine.agent.notices import parse, watch
+from bigmachine.agent.watch import notices
+from bigmachine.agent.watch.notices import parse, watch
 
 SAID = '{"action": "terminate", "time": "2026-11-24T12:00:00Z"}'
 NOTICE = Notice(1795521600.0, "EC2 takes the instance back (terminate)")

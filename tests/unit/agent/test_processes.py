@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bigmachine.agent.processes import children, look_at, memory_in_use, parse_stat
+from bigmachine.agent.processes.tree import children, look_at, memory_in_use, parse_stat
 
 LINE = (
     "4711 (a (b) c) S 12 4711 4700 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 8888 1000 10 18446744073709551615 1 1 0"

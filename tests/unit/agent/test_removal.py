@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.agent.removal import remove
+from bigmachine.agent.processes.removal import remove
 
 
 def soon() -> float:

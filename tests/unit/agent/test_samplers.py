@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from bigmachine.agent.samplers import Samplers
+from bigmachine.agent.watch.samplers import Samplers
 
 
 def rates(wanted: list[int], cpus: float) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.agent.scratch import Scratch, directory_environ, make_directory, remove_abandoned
+from bigmachine.agent.processes.scratch import Scratch, directory_environ, make_directory, remove_abandoned
 from tests.cluster.processes import wait_for
 
 OLD = 3600.0
@@ -47,7 +47,7 @@ def scratch() -> Iterator[Scratch]:
 def abandon(parent: Path, *, age: float = OLD) -> Path:
     """Leave a directory behind as an agent does that is killed with its undertaker."""
     code = (
-        "import os, sys; from bigmachine.agent.scratch import Scratch, make_directory\n"
+        "import os, sys; from bigmachine.agent.processes.scratch import Scratch, make_directory\n"
         "made = Scratch().assign({'TMPDIR': sys.argv[1]})\n"
         "make_directory(made); open(f'{made}/file', 'w').close(); print(made)"
     )

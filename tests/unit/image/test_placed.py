@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from bigmachine.image.manifest import File, Layer
-from bigmachine.image.placed import Placed, compiled, place
+from bigmachine.image.scan.placed import Placed, compiled, place
 
 FOUND = [
     (File("site/b.so", "22" * 32, 7, True), "/s/b.so"),

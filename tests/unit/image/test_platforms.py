@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from bigmachine.errors import ImageError
+from bigmachine.image.foreign.uv import uv_platform
 from bigmachine.image.manifest import Platform
 from bigmachine.image.platforms import check_processor, takes, wheel_fits
-from bigmachine.image.uv import uv_platform
 
 OURS = Platform("3.11.7", "cpython-311-x86_64-linux-gnu", "Linux", "x86_64", "glibc 2.36")
 

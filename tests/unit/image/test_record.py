@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bigmachine.errors import ImageError
-from bigmachine.image import record
+from bigmachine.image.scan import record
 
 SITE, PREFIX = "/env/lib/python3.11/site-packages", "/env"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from bigmachine.image.manifest import File, Kind, Layer
-from bigmachine.image.record import rows
-from bigmachine.image.recorded import names, written
+from bigmachine.image.scan.record import rows
+from bigmachine.image.store.recorded import names, written
 
 
 def file(path: str, content: bytes = b"x", link: str = "") -> File:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from bigmachine.image import requirements
-from bigmachine.image.requirements import Distribution
+from bigmachine.image.foreign import requirements
+from bigmachine.image.foreign.requirements import Distribution
 
 METADATA = """Metadata-Version: 2.1
 Name: torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigmachine.image.scripts import adapted, first_lines, generated
+from bigmachine.image.store.scripts import adapted, first_lines, generated
 
 PYTHON = "/images/a/bin/python"
 LONG = f"/{'long/' * 30}bin/python"

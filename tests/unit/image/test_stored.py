@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.image.manifest import File, Kind, Layer
-from bigmachine.image.stored import Stored, listing_of
+from bigmachine.image.store.stored import Stored, listing_of
 
 PATHS = (
     "site/pkg/__init__.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigmachine.image.unresolved import explained, is_of_platform
+from bigmachine.image.foreign.unresolved import explained, is_of_platform
 
 PLATFORM = "Linux on x86_64, Python 3.11"
 MISSING = "Because six-x was not found in the package registry and you require six-x, we can conclude that"

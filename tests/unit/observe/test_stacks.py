@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator
 
 import pytest
 
-from bigmachine.agent.pyspy import shortened
+from bigmachine.agent.watch.pyspy import shortened
 from bigmachine.observe import walker
 from bigmachine.observe.profile import TRUNCATED, Frame, from_folded
 from bigmachine.observe.stacks import Standing, as_groups, as_profile, as_text, from_py_spy

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bigmachine.agent.control import BlockingChannel
+from bigmachine.agent.processes.control import BlockingChannel
 from bigmachine.agent.records import RecordReader, decode
 from bigmachine.program.records import send_records, silence_copies, take_levels
 

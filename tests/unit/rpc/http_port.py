@@ -22,10 +22,10 @@ import httpx
 
 from bigmachine.errors import AuthenticationError
 from bigmachine.rpc import Server, ServiceTable
-from bigmachine.rpc.http1 import Http1
-from bigmachine.rpc.http2 import Http2
-from bigmachine.rpc.http_connection import HttpConnection
-from bigmachine.rpc.http_limits import DEFAULT_LIMITS, Limits
+from bigmachine.rpc.http.connection import HttpConnection
+from bigmachine.rpc.http.http1 import Http1
+from bigmachine.rpc.http.http2 import Http2
+from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Limits
 from bigmachine.trust import Authority, Identity, Peer, Role, client_context, peer_of, server_context
 
 #: Those that are installed: uvloop is not for every platform, and aiofastnet is an extra.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from bigmachine.rpc import Codec
-from bigmachine.rpc.streams import StreamHost
+from bigmachine.rpc.streams.streams import StreamHost
 from bigmachine.rpc.wire import HEADER, HEADER_SIZE
 
 

@@ -12,8 +12,8 @@ from typing import IO, Any, BinaryIO
 
 import pytest
 
-from bigmachine.rpc.arguments import Feed, are_plain, is_factory, take_streams
-from bigmachine.rpc.streamed import BYTES, ITEMS, StreamRef
+from bigmachine.rpc.streams.arguments import Feed, are_plain, is_factory, take_streams
+from bigmachine.rpc.streams.streamed import BYTES, ITEMS, StreamRef
 
 
 def numbers() -> Iterator[int]:

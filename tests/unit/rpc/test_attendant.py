@@ -19,7 +19,7 @@ import pytest
 
 from bigmachine.errors import AuthenticationError, InvalidCall, NetworkError
 from bigmachine.rpc import Link, Reactor, TlsDialer, current_call, serve_waiting
-from bigmachine.rpc import attendant as module
+from bigmachine.rpc.waiting import attendant as module
 from bigmachine.rpc.wire import BY_LOOP, CALL, CLOSE, HELLO, ITEM, OVERSIZED, PING, PONG, STREAMED, VERSION, small_frame
 from bigmachine.trust import WAITING_ALPN, Peer, Role, client_context, server_context, waiting_context
 from tests.unit.rpc.ends import (

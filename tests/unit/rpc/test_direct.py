@@ -13,8 +13,8 @@ import pytest
 
 from bigmachine.errors import BigmachineError, InvalidCall, NetworkError
 from bigmachine.rpc import Codec, current_call, deadline
-from bigmachine.rpc import direct as module
-from bigmachine.rpc.direct import ELSEWHERE, Direct
+from bigmachine.rpc.waiting import direct as module
+from bigmachine.rpc.waiting.direct import ELSEWHERE, Direct
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
 
 

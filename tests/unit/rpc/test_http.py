@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bigmachine.rpc import Server, ServiceTable
-from bigmachine.rpc.http import Request, Response, answer
-from bigmachine.rpc.http_stream import Streamed, Truncated
+from bigmachine.rpc.http.bodies import Streamed, Truncated
+from bigmachine.rpc.http.face import Request, Response, answer
 from bigmachine.trust import Peer, Role
 from tests.unit.rpc.http_port import only_echo_for_clients, run, until
 from tests.unit.rpc.http_services import Demo

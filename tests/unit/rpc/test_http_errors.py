@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bigmachine.errors import DeadlineExceeded, InvalidCall, RemoteError
-from bigmachine.rpc.http_errors import describe, status_of
+from bigmachine.rpc.http.errors import describe, status_of
 
 
 class Unprintable(Exception):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from bigmachine.rpc.http_json import BadJson, NotJsonable, decode_arguments, encode
+from bigmachine.rpc.http.values import BadJson, NotJsonable, decode_arguments, encode
 
 
 class Colour(enum.Enum):

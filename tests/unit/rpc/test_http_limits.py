@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigmachine.rpc.http_limits import Bucket, Limits
+from bigmachine.rpc.http.limits import Bucket, Limits
 
 
 def test_a_request_gets_time_for_every_byte_it_has_sent() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bigmachine.errors import InvalidCall, NetworkError
-from bigmachine.rpc.incoming import Incoming
-from bigmachine.rpc.streamed import WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.streams.incoming import Incoming
+from bigmachine.rpc.streams.streamed import WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import CLOSE, CREDIT, ITEM, OVERSIZED, WireError, small_frame
 from tests.unit.rpc.stream_host import Host
 

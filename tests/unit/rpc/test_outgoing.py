@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bigmachine.rpc import outgoing as outgoing_module
 from bigmachine.rpc.context import deadline, get_deadline
-from bigmachine.rpc.outgoing import Outgoing
-from bigmachine.rpc.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.streams import outgoing as outgoing_module
+from bigmachine.rpc.streams.outgoing import Outgoing
+from bigmachine.rpc.streams.streamed import BYTES, ITEMS, PIECE, WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import END, ITEM, Decoder, Frame, small_frame
 from tests.unit.rpc.ends import until
 from tests.unit.rpc.stream_host import Host

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bigmachine.errors import NetworkError
-from bigmachine.rpc import current_call, deadline, outgoing
-from bigmachine.rpc.streamed import WINDOW_ITEMS
+from bigmachine.rpc import current_call, deadline
+from bigmachine.rpc.streams import outgoing
+from bigmachine.rpc.streams.streamed import WINDOW_ITEMS
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
 
 

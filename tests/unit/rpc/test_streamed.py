@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bigmachine.rpc.streamed import BYTES, ITEMS, stream_kind
+from bigmachine.rpc.streams.streamed import BYTES, ITEMS, stream_kind
 
 
 async def numbers() -> AsyncIterator[int]:

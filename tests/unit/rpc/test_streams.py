@@ -20,7 +20,7 @@ import pytest
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError, is_remote
 from bigmachine.rpc import ByteStream, Codec, Stream, current_call, deadline
 from bigmachine.rpc.context import get_deadline
-from bigmachine.rpc.streamed import PIECE, WINDOW_BYTES, WINDOW_ITEMS
+from bigmachine.rpc.streams.streamed import PIECE, WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import CLOSE, CREDIT, END, ITEM, small_frame
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
 from tests.unit.rpc.stream_host import Host

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from bigmachine.agent.pyspy import Sampling, TraceRefused
+from bigmachine.agent.watch.pyspy import Sampling, TraceRefused
 from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, MachineStopped, NetworkError
 from bigmachine.machine import Machine, State
 from bigmachine.observe.profile import FoldedReader, Profile, rate_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, cast
 
-from bigmachine.agent.pyspy import FASTEST
+from bigmachine.agent.watch.pyspy import FASTEST
 from bigmachine.errors import InvalidCall
 from bigmachine.frozen import frozen
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Final
 
-from bigmachine.agent import pyspy
+from bigmachine.agent.watch import pyspy
 from bigmachine.errors import BigmachineError
 from bigmachine.observe.profile import Profile
 

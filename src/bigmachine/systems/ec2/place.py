@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.bare import BareHost, Raised, bring_up, tcp
+from bigmachine.agent.bare.client import BareHost, Raised, bring_up, tcp
 from bigmachine.agent.bootstrap import Clocks
 from bigmachine.errors import BigmachineError, NetworkError, ProvisionError
 from bigmachine.system import Launched, Runtime

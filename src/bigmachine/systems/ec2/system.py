@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
-from bigmachine.agent.delivery import Stage0Orders, user_data
+from bigmachine.agent.bare.delivery import Stage0Orders, user_data
 from bigmachine.errors import BigmachineError, Cause, InvalidCall, ProvisionError
 from bigmachine.system import Foreseen, HasMachineId, Keepalive, Launched, System, Ticket, agent_id_of, lines
 from bigmachine.system.cost import Receipt, Use, receipt

@@ -16,9 +16,9 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from bigmachine.agent.bare import BareHost, Raised, bring_up
+from bigmachine.agent.bare.client import BareHost, Raised, bring_up
+from bigmachine.agent.bare.delivery import NoPython, Stage0Orders, bare_shell_script, stage0_input
 from bigmachine.agent.bootstrap import Clocks
-from bigmachine.agent.delivery import NoPython, Stage0Orders, bare_shell_script, stage0_input
 from bigmachine.errors import BigmachineError, ProvisionError
 from bigmachine.frozen import frozen
 from bigmachine.systems.ssh import client
@@ -185,7 +185,7 @@ class Place:
 
     async def _lend(self, process: asyncssh.SSHClientProcess[bytes], without: NoPython) -> None:
         """Send a Python over the login, to a host that has none."""
-        from bigmachine.agent.fitting import interpreter_for
+        from bigmachine.agent.bare.fitting import interpreter_for
 
         name = f"ssh host {self.host}"
         bundle, platform = await asyncio.to_thread(interpreter_for, name, without.system, without.machine, without.libc)

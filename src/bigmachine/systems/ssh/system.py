@@ -24,7 +24,7 @@ from bigmachine.systems.ssh.place import Place
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bigmachine.agent.scratch import Scratch
+    from bigmachine.agent.processes.scratch import Scratch
 
 _log = logging.getLogger("bigmachine")
 #: For a host to come up: a Python may have to be sent over a slow line.
@@ -191,7 +191,7 @@ class SSHSystem(System):
         What a driver leaves that is killed is found by who ends next in the same place: another such, or an agent.
         """
         if self._scratch is None:
-            from bigmachine.agent.scratch import Scratch, make_directory
+            from bigmachine.agent.processes.scratch import Scratch, make_directory
 
             self._scratch = Scratch()
             found = (self._scratch.assign({"TMPDIR": place}) for place in (tempfile.gettempdir(), _SHORT))

@@ -10,7 +10,7 @@ from typing import Any
 import zstandard
 
 import bigmachine
-import bigmachine.image.scan
+import bigmachine.image.scan.scan
 from bigmachine.errors import BigmachineError
 from bigmachine.image import packs, plan
 from bigmachine.image.manifest import File, Layer, layer_id
@@ -54,7 +54,7 @@ def layer(word: str) -> Layer:
 
 def spoil(word: str) -> None:
     """Have what is sent be what the word says."""
-    honest_frames, honest_scan = packs.frames, bigmachine.image.scan.scan
+    honest_frames, honest_scan = packs.frames, bigmachine.image.scan.scan.scan
     manifests = []
 
     def scan(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ def spoil(word: str) -> None:
             yield PACKS[word](data) if word in PACKS and verify(data)[0] == PACK else data
 
     packs.frames = frames  # type: ignore[assignment] # it hands on what it is given
-    bigmachine.image.scan.scan = scan
+    bigmachine.image.scan.scan.scan = scan
 
 
 def main() -> None:

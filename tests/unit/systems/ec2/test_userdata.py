@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bigmachine.agent.delivery import Stage0Orders, user_data
+from bigmachine.agent.bare.delivery import Stage0Orders, user_data
 from bigmachine.errors import ProvisionError
 from bigmachine.systems.ec2.options import FLAVORS, HostFile, Options, Unit
 from bigmachine.systems.ec2.userdata import LIMIT, document

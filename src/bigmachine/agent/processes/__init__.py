@@ -1,0 +1,1 @@
+"""The processes of a host: how machines are forked, spoken to and waited for, and how nothing of them stays."""

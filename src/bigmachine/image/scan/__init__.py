@@ -1,0 +1,1 @@
+"""On the driver: what the running program is made of, found without sending or copying anything."""

@@ -1,0 +1,1 @@
+"""Streams: arguments and results that are sent item by item, with back-pressure, in either direction."""

@@ -1,0 +1,43 @@
+"""The called side of a link's connection for threads that wait (see `direct`).
+
+It is a channel with one connection; its owner, the link's channel, has the lanes by which streams go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bigmachine.rpc.channel import Channel
+from bigmachine.rpc.streams.outgoing import Outgoing
+from bigmachine.rpc.wire import RESULT, STREAMED
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.connection import Connection
+    from bigmachine.rpc.runs import FramedRun
+
+
+class DirectChannel(Channel):
+    """One peer's calls that are read by the threads that wait for them."""
+
+    def __init__(self, owner: Channel, connection: Connection) -> None:
+        super().__init__(owner.server, owner.peer)
+        self._owner = owner
+        self.main = connection
+        owner.directs.add(connection)
+
+    def stream(self, run: FramedRun, source: object, kind: str) -> None:
+        """Keep a stream until its reader is there, who is told of it here."""
+        run.args, run.kwargs = (), {}
+        self.over(run, False, 0)
+        wanted = self.runs.pop(run.ident, None) is not None and self.main is not None and self._owner.main is not None
+        stream = Outgoing(self._owner, run.ident, source, kind, run.method.name, info=run, done=run.leave)
+        if wanted:
+            self._owner.parked[run.ident] = stream
+            self.transmit(self.codec.result(RESULT, STREAMED, run.ident, kind, run.method.name))
+        else:
+            stream.start()
+            stream.close()
+
+    def lost(self, connection: Connection, error: Exception | None) -> None:
+        self._owner.directs.discard(connection)
+        super().lost(connection, error)
