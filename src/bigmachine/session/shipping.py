@@ -217,6 +217,10 @@ class Cargo:
             link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
         return await asyncio.shield(delivery.usable)
 
+    def note_of(self, agent_id: str) -> Note:
+        """Give what is told how far a host's delivery is, which began before."""
+        return self._deliveries[agent_id].note
+
     def settling(self, link: Link, place: Launched, tell: Callable[[int], None], tell_rest: Rest) -> Settle:
         """Give the way in which one machine's program is brought to its host.
 
@@ -280,7 +284,7 @@ class _Delivery:
         self._python = place.runtime.python
         self._named = cargo.python
         self._platform = place.runtime.platform
-        self._note = note
+        self.note = note
         # What is reached through a tunnel is reached by us alone.
         self._peer = None if place.path else Peer(place.host, place.port, place.agent_id, self._python)
         self._has_said = False
@@ -358,7 +362,7 @@ class _Delivery:
         if self._named:
             await self._find_python()
         head = self._head = encode_head(packed.manifest)
-        self._note(len(head), False)
+        self.note(len(head), False)
         wanted = await self._ask(packed, head)
         lacking = set(wanted.layers)
         size = sum(layer.size for layer in packed.manifest.layers if layer.id in lacking)
@@ -369,7 +373,7 @@ class _Delivery:
         self._say()
         if wanted.is_built:
             return Delivered(wanted.root, packed)
-        return Delivered((await self._send(packed, head, wanted, ())).built.root, packed)
+        return Delivered((await self._send(packed, head, wanted, (), self.note)).built.root, packed)
 
     async def _find_python(self) -> None:
         """Have the host say which of its interpreters is meant, and that it fits what it gets."""
@@ -408,9 +412,15 @@ class _Delivery:
             if (await self._offer(head)).is_built:
                 return Delivered(wanted.root, packed)
             raise NetworkError(f"{self._link.name} did not get the program from another host: {joined}")
+        behind = [self._cargo.note_of(agent_id) for agent_id in joined.others]
+
+        def note(sent: int, is_all: bool) -> None:
+            for each in (self.note, *behind):  # they have it hardly later
+                each(sent, is_all)
+
         failed = "the host before it failed"
         try:
-            received = await self._send(packed, head, joined.wanted, joined.onward)
+            received = await self._send(packed, head, joined.wanted, joined.onward, note)
             for agent_id, why in received.onward.items():
                 joined.settle(agent_id, why)
             failed = "nothing is known of it"
@@ -419,7 +429,9 @@ class _Delivery:
             for agent_id in joined.others:
                 joined.settle(agent_id, failed)
 
-    async def _send(self, packed: Scan, head: bytes, wanted: Wanted, onward: tuple[Onward, ...]) -> Received:
+    async def _send(
+        self, packed: Scan, head: bytes, wanted: Wanted, onward: tuple[Onward, ...], note: Note
+    ) -> Received:
         from bigmachine.image.pack_cache import PackCache
         from bigmachine.image.packs import PACK_SIZE, SMALL_PACK_SIZE, frames
 
@@ -429,7 +441,7 @@ class _Delivery:
             from bigmachine.image.depot import referred
 
             told = referred(told, self._depot)
-        source = _Metered(told, self._note, len(head))
+        source = _Metered(told, note, len(head))
         try:
             received: Received = await self._link.submit("Images.receive", (head, self._python, source, onward), {})
         except BigmachineError:

@@ -20,7 +20,8 @@ class Span:
     """One phase of one machine's start.
 
     `began` and `ended` are seconds since the epoch; `ended` is None while it lasts. `sent` is the bytes that were sent
-    to its host in this phase. Phases follow each other, but for `REST`, which goes on beside them.
+    in this phase to its host, or to the host that passed them on to it. Phases follow each other, but for `REST`, which
+    goes on beside them.
     """
 
     machine: str

@@ -97,3 +97,12 @@ def test_a_host_that_dies_in_the_middle_fails_alone(lab: Lab, parts: tuple[Path,
     lab.sshlab("start", str(dead))
     told = sorted(line.split()[0] for line in outcome.out.splitlines())
     assert told == ["FAILED", "RUNNING", "RUNNING", "STARTING"], outcome.out + outcome.err
+
+
+def test_every_machine_has_its_phases_whoever_its_host_had_the_program_from(lab: Lab, parts: tuple[Path, Path]) -> None:
+    outcome = lab.run("hello.py", "3", "spans", hosts="lab@{1},lab@{2},lab@{3}", environ=environ_with(*parts))
+    spans = [line.split()[1:] for line in outcome.out.splitlines() if line.startswith("SPAN ")]
+    for machine in ("m1", "m2", "m3"):
+        sent = {phase: int(size) for name, phase, _, size in spans if name == machine}
+        assert "assembling" in sent, spans
+        assert sent["shipping"] > 2 * PART, spans
