@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,19 +11,22 @@ from tests.labs.ssh.lab import Lab
 
 
 @pytest.fixture
-def another(lab: Lab) -> Iterator[Path]:
-    """An environment on host 1, made from the host's own Python, under a name of its own; it has no packages."""
-    home = lab.files / "h1" / "home"
-    lab.on(1, "python3 -m venv --without-pip --copies /home/another")
-    yield Path("/home/another/bin/python3")
-    shutil.rmtree(home / "another")
+def another(lab: Lab) -> Iterator[str]:
+    """The host's own Python at a place of its own, and an environment made from that; it has no packages."""
+    lab.on(1, "mkdir -p /home/another/bin; cp $(readlink -f /usr/bin/python3) /home/another/bin/python3")
+    lab.on(1, "/home/another/bin/python3 -m venv --without-pip /home/another/env")
+    yield "/home/another"
+    shutil.rmtree(lab.files / "h1" / "home" / "another")
 
 
-def test_a_machine_runs_on_the_hosts_own_that_was_named_with_the_programs_packages(lab: Lab, another: Path) -> None:
-    theirs = lab.on(1, f"{another} -c 'import os, sys; print(os.path.realpath(sys._base_executable))'").strip()
-    outcome = lab.run("named_python.py", str(another), hosts="{1}")
+@pytest.mark.parametrize("name", ["bin/python3", "env/bin/python3"])
+def test_a_machine_runs_on_the_hosts_own_that_was_named_with_the_programs_packages(
+    lab: Lab, another: str, name: str
+) -> None:
+    outcome = lab.run("named_python.py", f"{another}/{name}", hosts="{1}")
+    assert outcome.out.startswith("WHICH"), outcome.out
     _, executable, _, prefix, package, standard = outcome.out.split()
-    assert executable == theirs
+    assert executable == f"{another}/bin/python3"
     assert prefix.startswith("/root/.cache/bigmachine/v1/images/")
     assert package.startswith("/root/.cache/bigmachine/v1/"), "from the program's image"
     assert not standard.startswith("/root/.cache/"), "the standard library is the host's"
