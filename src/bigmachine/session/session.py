@@ -39,7 +39,7 @@ from bigmachine.session.dumps import Dumps, warn
 from bigmachine.session.links import Links
 from bigmachine.session.reading import reading
 from bigmachine.session.seeing.sight import Sight
-from bigmachine.session.timeline import DOWN, REST, UP, Span, Timeline
+from bigmachine.session.timeline import DOWN, REST, UP, Span, Timeline, progress
 from bigmachine.system import Keepalive, Launched, MakeDialer, System, Ticket
 from bigmachine.trust import Credentials, Identity, Role, write_credentials
 
@@ -448,13 +448,13 @@ class Session(Sight):
     def _sent(self, name: str, size: int) -> None:
         """So many bytes of the program have been sent for a starting machine."""
         self._timeline.sent(name, size)
-        self._display.starting(name, f"{Phase.SHIPPING.value} {size / 1e6:.1f} MB")
+        self._display.starting(name, progress(Phase.SHIPPING.value, size))
 
     def _rest(self, machine: Machine, size: int, is_over: bool) -> None:
         """So many bytes of what the program does not need at once have been sent since the machine began."""
         goes_on = self._timeline.rest(machine.name, size, time.time(), is_over=is_over)
         if machine.state is State.RUNNING:  # until then it is told what it does
-            self._display.starting(machine.name, f"{REST} {size / 1e6:.1f} MB" if goes_on else "")
+            self._display.starting(machine.name, progress(REST, size) if goes_on else "")
 
     def _follow(self, machine: Machine) -> None:
         if machine.owned and machine.state in (State.RUNNING, State.STOPPED):

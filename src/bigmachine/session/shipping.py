@@ -217,9 +217,10 @@ class Cargo:
             link.reactor.spawn(delivery.run(), f"image for {place.agent_id}")
         return await asyncio.shield(delivery.usable)
 
-    def note_of(self, agent_id: str) -> Note:
-        """Give what is told how far a host's delivery is, which began before."""
-        return self._deliveries[agent_id].note
+    def passed_on(self, agents: Sequence[str]) -> None:
+        """Say that all has been sent that these hosts get from another one: they have it hardly later."""
+        for agent_id in agents:
+            self._deliveries[agent_id].is_all_sent()
 
     def settling(self, link: Link, place: Launched, tell: Callable[[int], None], tell_rest: Rest) -> Settle:
         """Give the way in which one machine's program is brought to its host.
@@ -284,7 +285,7 @@ class _Delivery:
         self._python = place.runtime.python
         self._named = cargo.python
         self._platform = place.runtime.platform
-        self.note = note
+        self._note = note
         # What is reached through a tunnel is reached by us alone.
         self._peer = None if place.path else Peer(place.host, place.port, place.agent_id, self._python)
         self._has_said = False
@@ -318,6 +319,10 @@ class _Delivery:
             if self._waiting is not None:
                 self._waiting.cancel()
             self.whole.set_result(None)
+
+    def is_all_sent(self) -> None:
+        """Take note that another host has been sent all of it, and passes it on; from any thread."""
+        self._note(len(self._head), True)
 
     async def _give_up(self, error: BigmachineError) -> None:
         """Have the machines ended that started with what had come."""
@@ -362,7 +367,7 @@ class _Delivery:
         if self._named:
             await self._find_python()
         head = self._head = encode_head(packed.manifest)
-        self.note(len(head), False)
+        self._note(len(head), False)
         wanted = await self._ask(packed, head)
         lacking = set(wanted.layers)
         size = sum(layer.size for layer in packed.manifest.layers if layer.id in lacking)
@@ -373,7 +378,7 @@ class _Delivery:
         self._say()
         if wanted.is_built:
             return Delivered(wanted.root, packed)
-        return Delivered((await self._send(packed, head, wanted, (), self.note)).built.root, packed)
+        return Delivered((await self._send(packed, head, wanted, (), self._note)).built.root, packed)
 
     async def _find_python(self) -> None:
         """Have the host say which of its interpreters is meant, and that it fits what it gets."""
@@ -412,11 +417,11 @@ class _Delivery:
             if (await self._offer(head)).is_built:
                 return Delivered(wanted.root, packed)
             raise NetworkError(f"{self._link.name} did not get the program from another host: {joined}")
-        behind = [self._cargo.note_of(agent_id) for agent_id in joined.others]
 
         def note(sent: int, is_all: bool) -> None:
-            for each in (self.note, *behind):  # they have it hardly later
-                each(sent, is_all)
+            self._note(sent, is_all)
+            if is_all:
+                self._cargo.passed_on(joined.others)
 
         failed = "the host before it failed"
         try:

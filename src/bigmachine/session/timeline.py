@@ -13,6 +13,8 @@ UP = "running"
 DOWN = "stopped"
 #: What goes on beside the phases: a part of the program is still on its way when the machine starts or runs already.
 REST = "shipping the rest"
+#: Fewer bytes than this would be shown as 0.0 MB.
+_TOLD = 50_000
 
 
 @frozen
@@ -20,8 +22,8 @@ class Span:
     """One phase of one machine's start.
 
     `began` and `ended` are seconds since the epoch; `ended` is None while it lasts. `sent` is the bytes that were sent
-    in this phase to its host, or to the host that passed them on to it. Phases follow each other, but for `REST`, which
-    goes on beside them.
+    to its host in this phase; what another host passed on to it is not among them. Phases follow each other, but for
+    `REST`, which goes on beside them.
     """
 
     machine: str
@@ -100,6 +102,14 @@ class Timeline:
         return list(self._spans.values())
 
 
+def progress(phase: str, size: int) -> str:
+    """Tell how far a phase is in which bytes are sent; of few nothing is told.
+
+    Few are sent where all is there already, or comes from another host: that would read as if nothing went on.
+    """
+    return f"{phase} {size / 1e6:.1f} MB" if size >= _TOLD else phase
+
+
 def as_text(spans: Iterable[Span]) -> str:
     """Write spans as a table, a line each, times since the first."""
     listed = list(spans)
@@ -114,4 +124,4 @@ def as_text(spans: Iterable[Span]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["DOWN", "REST", "UP", "Span", "Timeline", "as_text"]
+__all__ = ["DOWN", "REST", "UP", "Span", "Timeline", "as_text", "progress"]

@@ -1,6 +1,6 @@
 """Phases of machines as spans."""
 
-from bigmachine.session.timeline import DOWN, REST, UP, Timeline, as_text
+from bigmachine.session.timeline import DOWN, REST, UP, Timeline, as_text, progress
 
 
 def test_a_phase_ends_where_the_next_begins() -> None:
@@ -87,3 +87,9 @@ def test_what_comes_for_a_machine_that_has_ended_opens_nothing() -> None:
     timeline.enter("m1", DOWN, 2.0)
     assert not timeline.rest("m1", 9, 3.0, is_over=False)
     assert [span.phase for span in timeline.spans()] == [DOWN]
+
+
+def test_what_is_sent_is_told_once_it_is_worth_it() -> None:
+    assert progress("shipping", 49_999) == "shipping"
+    assert progress("shipping", 50_000) == "shipping 0.1 MB"
+    assert progress(REST, 12_340_000) == "shipping the rest 12.3 MB"
