@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -97,6 +98,39 @@ def test_an_edit_of_one_line_moves_that_file_only(env: Environment, scan: Scan, 
     assert sum(map(len, frames_)) < 1000
     (old,), (new,) = (list(Path(each.root).glob("roots/*/app.py")) for each in (before, after))
     assert (old.read_text(), new.read_text()) == ("x = 1\n", "x = 2\n")
+
+
+@pytest.mark.parametrize("how", ["written to", "removed", "replaced"])
+def test_a_file_that_was_changed_on_the_host_is_named_and_not_run(
+    scan: Scan, host: Store, tmp_path: Path, how: str
+) -> None:
+    built = sent.send(scan, host, tmp_path / "packs")
+    (changed,) = Path(built.root).resolve().glob("roots/*/app.py")
+    if how == "written to":
+        changed.chmod(0o644)
+        changed.write_text("x = 3\n")
+        changed.chmod(0o444)
+    else:
+        changed.resolve().parent.chmod(0o755)
+        changed.unlink()
+        if how == "replaced":
+            changed.write_text("x = 1\n")
+    with pytest.raises(ImageError, match=f"{re.escape(str(changed.resolve()))} was changed or removed on the host"):
+        sent.wanted(scan, host)
+
+
+def test_a_kept_file_that_was_written_to_is_in_no_other_image(
+    env: Environment, scan: Scan, host: Store, tmp_path: Path
+) -> None:
+    write(tmp_path / "project", {"other.py": "y = 1\n"})
+    before = sent.send(env.scan(env.site, tmp_path / "project"), host, tmp_path / "packs")
+    (kept,) = Path(before.root).glob("roots/*/other.py")
+    kept.chmod(0o644)
+    kept.write_text("y = 9\n")
+    (tmp_path / "project/app.py").write_text("x = 2\n")
+    after = sent.send(env.scan(env.site, tmp_path / "project"), host, tmp_path / "packs")
+    (other,) = Path(after.root).glob("roots/*/other.py")
+    assert other.read_text() == "y = 1\n"
 
 
 def test_an_edit_in_a_large_tree_moves_that_file_and_the_list(env: Environment, host: Store, tmp_path: Path) -> None:

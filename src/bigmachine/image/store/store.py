@@ -39,7 +39,7 @@ from bigmachine.image.store.assemble import MARK, Arriving, assemble
 from bigmachine.image.store.collect import claim, collect, is_held, remove
 from bigmachine.image.store.early_starts import EarlyStarts, is_soon
 from bigmachine.image.store.holds import Holds, is_there, want
-from bigmachine.image.store.stored import Stored, listing_of
+from bigmachine.image.store.stored import Stored, is_as_kept, listing_of
 from bigmachine.image.store.unpack import Arrival
 
 _UNPACKERS: Final = 2
@@ -159,7 +159,9 @@ class Store:
         root = self._image(manifest, python)
         try:
             self._holds.hold(root)
-            if self._is_built(manifest, root):
+            is_built = self._is_built(manifest, root)
+            self._check_trees(manifest)
+            if is_built:
                 return plan.Wanted(is_built=True, root=str(root))
             want(manifest, root)
         except OSError as error:
@@ -172,10 +174,25 @@ class Store:
             is_built=False,
             root=str(root),
             layers=tuple(layer.id for layer in lacking),
-            here=frozenset(sha for sha, size in contents.items() if _has_size(self._content(sha), size)),
+            here=frozenset(sha for sha, size in contents.items() if _is_kept(self._content(sha), size)),
             unlisted=tuple(layer.id for layer in trees if not layer.files) if self._has_contents() else (),
             arrived=frozenset(arrived for layer in lacking for arrived in self._arrived(layer.id)),
         )
+
+    def _check_trees(self, manifest: Manifest) -> None:
+        """See that nobody has written to the project's files since they were sealed; installed packages are trusted."""
+        for layer in manifest.layers:
+            listing = self._listing(layer.id)
+            if layer.kind == "tree" and listing.is_file():
+                try:
+                    changed = Stored(layer, self._layer(layer.id), listing).changed()
+                except ValueError:
+                    changed = str(listing)
+                if changed is not None:
+                    raise ImageError(
+                        f"offer: {changed} was changed or removed on the host since it came; files of an image are not "
+                        f"to be written to. When nothing runs from it, remove {self.root} there and start again"
+                    )
 
     def _is_built(self, manifest: Manifest, root: Path) -> bool:
         """Whether an image is here, after what may have been cut off when the host ended last has gone."""
@@ -443,9 +460,9 @@ class Store:
         return ImageError(f"{stage}: {where}: {error.strerror or error}")
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _is_kept(path: Path, size: int) -> bool:
     try:
-        return path.stat().st_size == size
+        return is_as_kept(path.stat(), size)
     except OSError:
         return False
 

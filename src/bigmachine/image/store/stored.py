@@ -6,6 +6,7 @@ The second line is long, and only read where the files have to be linked one by 
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,9 @@ from bigmachine.image import plan
 from bigmachine.image.manifest import BYTE_CODE_FOLDER, File, Layer
 from bigmachine.image.store import recorded
 
+#: When the files of trees were last changed, as they are told, in nanoseconds: the year 2000. Who writes to one that
+#: is kept, as programs of root may by mistake, gives it another time, which is seen without reading it.
+SEALED_NS: Final = 946_684_800_000_000_000
 _ENTRY_POINTS: Final = re.compile(r"site/[^/]*-info/entry_points\.txt")
 
 
@@ -40,6 +44,7 @@ class Stored:
         self.entry_points = tuple[str, ...](told["entry_points"])
         #: What was written beside its files (`bigmachine.image.store.recorded`).
         self.recorded = tuple[str, ...](told["recorded"])
+        self._sealed_ns: int | None = told.get("sealed_ns")
 
     @cached_property
     def files(self) -> tuple[File, ...]:
@@ -48,6 +53,24 @@ class Stored:
             opened.readline()
             return plan.files(json.loads(opened.readline()))
 
+    def changed(self) -> str | None:
+        """Name a file of a tree that is not as it was when it was sealed, or not there; None if all are."""
+        if self._sealed_ns is None:
+            return None
+        for file in self.files:
+            path = f"{self.folder}/{file.path}"
+            try:
+                if not file.link and not is_as_kept(os.lstat(path), file.size):
+                    return path
+            except OSError:
+                return path
+        return None
+
+
+def is_as_kept(status: os.stat_result, size: int) -> bool:
+    """Whether nobody has written to the file of a tree since it was sealed."""
+    return status.st_size == size and status.st_mtime_ns == SEALED_NS
+
 
 def listing_of(layer: Layer) -> str:
     """Give the text of a layer's listing. The size comes first, for those who need no more."""
@@ -55,6 +78,7 @@ def listing_of(layer: Layer) -> str:
     tops = {file.path: top(file.path) for file in by_scheme}
     told = {
         "size": layer.size,
+        **({"sealed_ns": SEALED_NS} if layer.kind == "tree" else {}),
         "tops": sorted(set(filter(None, tops.values()))),
         "others": plan.rows(file for file in by_scheme if not tops[file.path]),
         "entry_points": [path for path in tops if is_entry_points(path)],
@@ -75,4 +99,4 @@ def top(path: str) -> str:
     return folder if scheme == "site" and separator and folder != BYTE_CODE_FOLDER else ""
 
 
-__all__ = ["Stored", "is_entry_points", "listing_of", "top"]
+__all__ = ["SEALED_NS", "Stored", "is_as_kept", "is_entry_points", "listing_of", "top"]

@@ -17,6 +17,7 @@ from bigmachine.errors import ImageError
 from bigmachine.image import plan
 from bigmachine.image.manifest import BYTE_CODE_FOLDER, File, Layer
 from bigmachine.image.store import recorded
+from bigmachine.image.store.stored import SEALED_NS, is_as_kept
 
 if TYPE_CHECKING:
     from bigmachine.image.store.early import Awaited, Early
@@ -221,16 +222,17 @@ class Arrival:
         except (FileExistsError, FileNotFoundError):
             return False
         status = os.lstat(place)
-        if status.st_size == file.size and bool(status.st_mode & 0o100) == file.executable:
+        if is_as_kept(status, file.size) and bool(status.st_mode & 0o100) == file.executable:
             return True
-        os.unlink(place)  # cut off when the host ended; or with another mode, which makes it another file
+        os.unlink(place)  # cut off, or written to; or with another mode, which makes it another file
         return False
 
     def _fill_in(self, file: File, is_tree: bool) -> None:
         content = b""
         if file.size:
+            kept = self._content(file.sha256)
             with contextlib.suppress(FileNotFoundError):
-                content = self._content(file.sha256).read_bytes() if is_tree else b""
+                content = kept.read_bytes() if is_tree and is_as_kept(kept.stat(), file.size) else b""
             if not content:
                 raise ImageError(f"unpack: {file.path} of {self.layer.name} has not come: start again")
         self._write(file.path, memoryview(content), executable=file.executable)
@@ -238,10 +240,11 @@ class Arrival:
     def _keep(self, file: File, place: str) -> None:
         kept = self._content(file.sha256)
         kept.parent.mkdir(mode=0o700, exist_ok=True)
+        os.utime(place, ns=(SEALED_NS, SEALED_NS))
         try:
             os.link(place, kept)
         except FileExistsError:
-            if kept.stat().st_size != file.size:  # it was cut off when the host ended
+            if not is_as_kept(kept.stat(), file.size):  # it was cut off when the host ended, or written to
                 kept.unlink()
                 os.link(place, kept)
 
