@@ -163,10 +163,10 @@ def test_a_file_goes_there_and_back_with_its_permissions(scene: Scene, tmp_path:
 def test_what_cannot_be_copied_is_told_and_leaves_nothing(scene: Scene, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x")
-    assert "/nowhere/x on m1 cannot be read: No such file" in scene.run("cp", "m1:/nowhere/x", ".", status=1)[1]
-    assert "cannot be written: No such file" in scene.run("cp", str(source), "m1:/nowhere/x", status=1)[1]
-    assert "/dev/null on m1 is no file" in scene.run("cp", "m1:/dev/null", str(tmp_path), status=1)[1]
     none, nowhere = tmp_path / "none", tmp_path / "nowhere" / "x"
+    assert f"{nowhere} on m1 cannot be read: No such file" in scene.run("cp", f"m1:{nowhere}", ".", status=1)[1]
+    assert "cannot be written: No such file" in scene.run("cp", str(source), f"m1:{nowhere}", status=1)[1]
+    assert "/dev/null on m1 is no file" in scene.run("cp", "m1:/dev/null", str(tmp_path), status=1)[1]
     told = f"bigmachine: {none} cannot be read: No such file or directory\n"
     assert scene.run("cp", str(none), "m1:/tmp/x", status=1)[1] == told
     told = f"bigmachine: {nowhere} could not be written: No such file or directory\n"

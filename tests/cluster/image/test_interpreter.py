@@ -31,7 +31,7 @@ FLAGS = [
     ["-I"],
     ["-E", "-s", "-P"],
     ["-X", "utf8=1", "-X", "int_max_str_digits=5000", "-X", "no_debug_ranges"],
-    ["-X", "pycache_prefix=/nowhere", "-X", "warn_default_encoding", "-W", "ignore"],
+    ["-X", "pycache_prefix=/proc/nowhere", "-X", "warn_default_encoding", "-W", "ignore"],
     ["-q", "-S", "--check-hash-based-pycs", "never"],
 ]
 
