@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import floors
+import loops
 import measure
 import peers
 from measure import Goal, Options, Row, Stat
@@ -23,7 +24,12 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
     here.call(Target.pin, measure.DRIVER)
     measure.pin(measure.DRIVER)
     n, rounds = options.pick(300, 1000), options.pick(3, 10)
-    with floors.Floor() as floor, asyncio.Runner() as runner, peers.Peers(options.peers) as others:
+    with (
+        floors.Floor() as floor,
+        loops.Loops() as bare,
+        asyncio.Runner() as runner,
+        peers.Peers(options.peers) as others,
+    ):
 
         def awaits(method: object) -> list[float]:
             return runner.run(measure.timed_async(lambda: there.submit(method, 1), n))
@@ -31,6 +37,7 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
         stats = measure.take_turns(
             rounds,
             floor=lambda: floor.ping(n),
+            loops=lambda: runner.run(bare.ping(n)),
             call=lambda: measure.timed(lambda: there.call(Target.echo, 1), n),
             await_async=lambda: awaits(Target.echo_async),
             await_plain=lambda: awaits(Target.echo),
@@ -61,6 +68,7 @@ def rows(stats: dict[str, Stat], beside: dict[str, Stat | str]) -> list[Row]:
             Goal(peers.GO),
             others=beside,
         ),
+        row(loops.PING, "loops"),
         row("await submit, async def method", "await_async", Goal("ratio", 3.0), Goal("ratio", limit)),
         row("await submit, plain method", "await_plain"),
         row("machine to machine, async def method", "machine", Goal("ratio", limit)),

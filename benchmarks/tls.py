@@ -21,14 +21,17 @@ import measure
 
 from bigmachine.trust import Authority, Identity, Role, client_context, server_context
 
+#: Whom a caller says that it calls.
+NAME = "floor"
 
-class Child:
-    """A process that runs a script's `serve`, and the connections to it: the first is `socket`, `others` all but it."""
 
-    def __init__(self, script: str, core: int = measure.MACHINE, connections: int = 1) -> None:
+class Served:
+    """A process that runs a script's `serve`; its `port`, and the `context` with which to connect to it."""
+
+    def __init__(self, script: str, **orders: object) -> None:
         authority = Authority("benchmark")
-        identity = authority.issue(Role.MACHINE, "floor").to_dict()
-        orders = {"identity": identity, "core": core, "connections": connections}
+        identity = authority.issue(Role.MACHINE, NAME).to_dict()
+        orders = {"identity": identity, "core": measure.MACHINE, **orders}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(script)), "serve"],
             stdin=subprocess.PIPE,
@@ -39,14 +42,11 @@ class Child:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(orders).encode() + b"\n")
         self._process.stdin.flush()
-        port = int(self._process.stdout.readline())
-        context = client_context(authority.issue(Role.DRIVER, "driver"))
-        self.socket, *self.others = [_connected(port, context) for _ in range(connections)]
+        self.port = int(self._process.stdout.readline())
+        self.context = client_context(authority.issue(Role.DRIVER, "driver"))
 
     def close(self) -> None:
         """End the process."""
-        for connection in (self.socket, *self.others):
-            connection.close()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -64,10 +64,23 @@ class Child:
         self.close()
 
 
+class Child(Served):
+    """One that is reached by blocking sockets: the first is `socket`, `others` all but it."""
+
+    def __init__(self, script: str, connections: int = 1) -> None:
+        super().__init__(script, connections=connections)
+        self.socket, *self.others = [_connected(self.port, self.context) for _ in range(connections)]
+
+    def close(self) -> None:
+        for connection in (self.socket, *self.others):
+            connection.close()
+        super().close()
+
+
 def _connected(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
     plain = socket.create_connection(("127.0.0.1", port))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(plain, server_hostname="floor")
+    return context.wrap_socket(plain, server_hostname=NAME)
 
 
 def serve(handler: Callable[[ssl.SSLSocket], None]) -> None:

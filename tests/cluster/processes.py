@@ -260,9 +260,9 @@ def undisturbed(machine: bigmachine.Machine) -> Iterator[None]:
 
 
 def _holds_no_more(after: Footprint, before: Footprint) -> bool:
-    """Tell whether nothing has come; descriptors may have gone, those of a relieved undertaker's pipes among them."""
+    """Tell whether nothing has come. What has gone is no harm: processes on their way out, an undertaker's pipes."""
     had = dict(before.descriptors)
-    others = replace(after, descriptors=()) == replace(before, descriptors=())
+    others = replace(after, descriptors=(), processes=()) == replace(before, descriptors=(), processes=())
     return others and all(pid in had and not found - had[pid] for pid, found in after.descriptors)
 
 

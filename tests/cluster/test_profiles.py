@@ -24,6 +24,7 @@ from bigmachine.errors import BigmachineError, DeadlineExceeded
 from bigmachine.observe import pprof
 from bigmachine.observe.profile import Profile
 from bigmachine.session.seeing.collecting import Collected
+from tests.cluster.processes import wait_for
 from tests.cluster.programs import RunProgram, WriteProgram
 
 
@@ -238,7 +239,8 @@ def test_threads_and_tasks_are_told_with_their_chains_of_awaits(session: Session
     (machine, _) = session.machines()
     calls = [machine.submit(Work.park, 30) for _ in range(3)]
     spinning = machine.submit(Work.spin)
-    machine.call("Supervisor.observe", "stacks")  # sent after the calls, so these have begun
+    # The tasks have begun, for this is sent after their calls; a thread begins when it has a processor.
+    wait_for(lambda: by(session.collect_profile("goroutine").profile, "machine", "Work.spin"), "the thread has begun")
     collected = session.collect_profile("goroutine", driver=True)
     grouped = session.profile("goroutine", debug=1, machines=machine).decode()
     spinning.cancel()
