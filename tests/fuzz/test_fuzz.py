@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ _ROOT = Path(__file__).parents[2]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.fuzz", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=_ROOT)
+    with tempfile.TemporaryDirectory() as folder:  # the fuzzer ends its process where it stands, and tidies nothing up
+        environ = {**os.environ, "TMPDIR": folder}
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=110, cwd=_ROOT, env=environ)
 
 
 def test_every_target_survives_its_seeds_and_changes_to_them() -> None:
