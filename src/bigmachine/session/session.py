@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine")
 #: For an agent on a bare host to make a key, and take its certificate.
 _ADOPTION = 60.0
-#: For the program to be looked through before anything is bought; the first time takes a second or two.
-_PACKING = 300.0
 #: Shutting a system down gets at least this, also when the machines used up the time.
 _LEAST = 2.0
 #: A terminal that stands still holds the end of a machine or session up for no longer than this.
@@ -249,8 +247,11 @@ class Session(Sight):
         self._check_open()
         order = Order.take(services, environ, args, image, entry)
         order = replace(order, limit=self._codec.limit, threads=self._threads)
-        cargo = self._cargo(system, order, image)
-        digest = "" if cargo is None else self._check(cargo, system, image, count)
+        cargo, digest = None, ""
+        if system.is_bare:
+            from bigmachine.session.shipping import loaded
+
+            cargo, digest = loaded(system, order, image, count)
         places = self._launch(system, self._ticket(authority, digest), count)
         if cargo is not None:
             cargo.expect(len({place.agent_id for place in places}))
@@ -303,27 +304,6 @@ class Session(Sight):
             *reading(self._hosts),
             tell=partial(self._reactor.post, self._display.starting),
         )
-
-    def _cargo(self, system: System, order: Order, image: Image | None) -> Cargo | None:
-        """Begin to pack the program, where it has to be brought to its hosts."""
-        if not system.is_bare:
-            return None
-        from bigmachine.session.shipping import Cargo
-
-        cargo = Cargo(order.entry, image, order.added, system.depot())
-        cargo.begin()
-        return cargo
-
-    @staticmethod
-    def _check(cargo: Cargo, system: System, image: Image | None, count: int) -> str:
-        """See that it can be packed, before anything is bought or logged in to; gives its digest if that is known."""
-        if system.is_paid:
-            digest = cargo.check(_PACKING, system.foresee())
-            cargo.compress(count)  # its hosts take their time, and have nothing yet
-            return digest
-        if image is not None and image.packages:
-            cargo.check_packages(_PACKING)
-        return ""
 
     def _place(self, system: System, authority: Authority, place: Launched, order: Order, cargo: Cargo | None) -> Owner:
         address = Address(place.host or system.name, place.port, f"{place.agent_id}-m{next(self._numbers)}")

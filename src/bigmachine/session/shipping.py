@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from bigmachine.image.scan.scanned import Scan
     from bigmachine.machine import Settle
     from bigmachine.rpc import Link
-    from bigmachine.system import Foreseen, Launched
+    from bigmachine.session.order import Order
+    from bigmachine.system import Foreseen, Launched, System
 
 _log = logging.getLogger("bigmachine")
 #: A host looks through its cache for what it has; on a slow disk that may take a while.
@@ -43,6 +44,8 @@ _ATTEMPTS: Final = 4
 _PAUSE: Final = 0.3
 #: A host's Python is found, and says what it is.
 _PYTHON: Final = 60.0
+#: For the program to be looked through before anything is bought; the first time takes a second or two.
+_PACKING: Final = 300.0
 #: What a program needs first takes so long at most, or it is no use to start early.
 _READY: Final = 60.0
 
@@ -268,6 +271,26 @@ class Cargo:
         return await asyncio.wrap_future(self._packed(_target(platform), distrusted))
 
 
+def loaded(system: System, order: Order, image: Image | None, hosts: int) -> tuple[Cargo, str]:
+    """Begin to pack the program for so many hosts of a system; gives its digest, "" if that is not known yet.
+
+    Sees that it can be packed, before anything is bought; what is to be installed besides, before anybody logs in.
+
+    Raises:
+        ImageError: if it cannot be; the text names what cannot be had.
+        ProvisionError: if it is clear already that there will be no machines.
+    """
+    cargo = Cargo(order.entry, image, order.added, system.depot())
+    cargo.begin()
+    if system.is_paid:
+        digest = cargo.check(_PACKING, system.foresee())
+        cargo.compress(hosts)  # they take their time, and have nothing yet
+        return cargo, digest
+    if image is not None and image.packages:
+        cargo.check_packages(_PACKING)
+    return cargo, ""
+
+
 def _target(platform: Platform) -> Platform | None:
     """Return what a scan takes for a platform: None, if it takes what is compiled for this one."""
     from bigmachine.image.platforms import takes, this_platform
@@ -480,4 +503,4 @@ class _Metered(Iterator[bytes]):
         return frame
 
 
-__all__ = ["Cargo", "Delivered", "Note"]
+__all__ = ["Cargo", "Delivered", "Note", "loaded"]

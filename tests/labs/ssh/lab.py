@@ -209,30 +209,32 @@ class Lab:
     def lying(self, host: int, *, lines: str = "", under: str = "") -> Iterator[None]:
         """Have a host's Python run some lines before anything else, by a command such as `setarch i686`."""
         real = Path(os.path.realpath("/usr/bin/python3"))
-        home = self.files / f"h{host}" / "home"
-        shutil.copy2(real, home / "python")
-        (home / "lying").write_text(f'#!/bin/sh\nexec {under} /home/python "$1" "{lines}\n$2"\n')
-        (home / "lying").chmod(0o755)
-        self.enter(host, f"mount --bind /home/lying {real}")
+        copy = self.files / f"h{host}" / "home" / "python"
+        shutil.copy2(real, copy)
         try:
-            yield
+            with self._instead(host, str(real), f'exec {under} /home/python "$1" "{lines}\n$2"'):
+                yield
         finally:
-            self.enter(host, f"umount {real}")
-            for name in ("lying", "python"):
-                (home / name).unlink()
+            copy.unlink()
 
     @contextlib.contextmanager
     def saying(self, host: int, program: str, text: str) -> Iterator[None]:
         """Have a program of a host say some text, and nothing else."""
-        home = self.files / f"h{host}" / "home"
-        (home / "saying").write_text(f"#!/bin/sh\necho '{text}'\n")
-        (home / "saying").chmod(0o755)
-        self.enter(host, f"mount --bind /home/saying $(command -v {program})")
+        with self._instead(host, f"$(command -v {program})", f"echo '{text}'"):
+            yield
+
+    @contextlib.contextmanager
+    def _instead(self, host: int, program: str, script: str) -> Iterator[None]:
+        """Have a shell script run in a program's place; `program` is its path, as a shell has it."""
+        place = self.files / f"h{host}" / "home" / "instead"
+        place.write_text(f"#!/bin/sh\n{script}\n")
+        place.chmod(0o755)
+        self.enter(host, f"mount --bind /home/instead {program}")
         try:
             yield
         finally:
-            self.enter(host, f"umount $(command -v {program})")
-            (home / "saying").unlink()
+            self.enter(host, f"umount {program}")
+            place.unlink()
 
     # drivers
 

@@ -27,9 +27,10 @@ def test_a_machine_runs_on_the_hosts_own_that_was_named_with_the_programs_packag
     assert outcome.out.startswith("WHICH"), outcome.out
     _, executable, _, prefix, package, standard = outcome.out.split()
     assert executable == f"{another}/bin/python3"
-    assert prefix.startswith("/root/.cache/bigmachine/v1/images/")
-    assert package.startswith("/root/.cache/bigmachine/v1/"), "from the program's image"
-    assert not standard.startswith("/root/.cache/"), "the standard library is the host's"
+    kept = f"{lab.on(1, 'echo ~').strip()}/.cache/bigmachine/v1/"
+    assert prefix.startswith(f"{kept}images/")
+    assert package.startswith(kept), "from the program's image"
+    assert not standard.startswith(kept), "the standard library is the host's"
 
 
 def test_one_that_is_not_there_or_does_not_fit_is_named_with_its_host(lab: Lab) -> None:

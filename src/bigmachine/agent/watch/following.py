@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.agent.processes.apart import start_apart
 from bigmachine.agent.processes.pipes import PipeReader
 from bigmachine.agent.processes.tree import kill_group
 from bigmachine.errors import BigmachineError
@@ -35,7 +35,7 @@ async def follow(reaper: Reaper, command: list[str]) -> AsyncGenerator[bytes, No
     os.set_blocking(read, False)
     try:
         with reaper.expecting():
-            pid = _start(command, write)
+            pid = start_apart(command, write, write)
             ending = reaper.watch(pid)
     except OSError as error:
         os.close(read)
@@ -64,20 +64,6 @@ async def follow(reaper: Reaper, command: list[str]) -> AsyncGenerator[bytes, No
         reader.close()
         if not ending.done():
             kill_group(pid)
-
-
-def _start(command: list[str], output: int) -> int:
-    return os.posix_spawnp(
-        command[0],
-        command,
-        os.environ,
-        **({"setsid": True} if sys.platform == "linux" else {"setpgroup": 0}),
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, output, 1),
-            (os.POSIX_SPAWN_DUP2, output, 2),
-        ],
-    )
 
 
 __all__ = ["follow"]

@@ -16,6 +16,7 @@ import re
 import resource
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.agent.watch.texts import text_of
 from bigmachine.frozen import frozen
 from bigmachine.observe import cgroups
 
@@ -130,12 +131,12 @@ class Looker:
     def look(self, machines: Mapping[str, int]) -> list[Use]:
         """Read what these machines (id -> process) use; those that are gone are left out."""
         host = _host()
-        mounts = _text("/proc/self/mountinfo")
+        mounts = text_of("/proc/self/mountinfo")
         groups: dict[str, Pool | None] = {}
         uses = []
         for machine, pid in machines.items():
-            sizes = _text(f"/proc/{pid}/statm").split()
-            own = self._ours(_text(f"/proc/{pid}/cgroup"))
+            sizes = text_of(f"/proc/{pid}/statm").split()
+            own = self._ours(text_of(f"/proc/{pid}/cgroup"))
             if len(sizes) < 2 or not own:
                 continue
             if own not in groups:
@@ -153,7 +154,7 @@ class Looker:
 
 def _host() -> Pool | None:
     sizes = {}
-    for line in _text("/proc/meminfo").splitlines():
+    for line in text_of("/proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
         if name in ("MemTotal", "MemAvailable"):
             sizes[name] = int(rest.split()[0]) * 1024
@@ -169,9 +170,9 @@ def _group(own: str, mounts: str) -> Pool | None:
     for hierarchy in cgroups.hierarchies(own, mounts, "memory"):
         limit_name, used_name = names[hierarchy.version]
         for directory in hierarchy.directories:
-            limit = cgroups.memory_limit_of(_text(f"{directory}/{limit_name}"))
+            limit = cgroups.memory_limit_of(text_of(f"{directory}/{limit_name}"))
             if limit:
-                used = cgroups.memory_used_of(_text(f"{directory}/{used_name}"), _text(f"{directory}/memory.stat"))
+                used = cgroups.memory_used_of(text_of(f"{directory}/{used_name}"), text_of(f"{directory}/memory.stat"))
                 pressure = _pressure(f"{directory}/memory.pressure")
                 found.append(Pool(f"the control group {directory}", used or 0, limit, pressure))
     return max(found, key=lambda pool: pool.share, default=None)
@@ -189,16 +190,8 @@ def _limits(machine: str, pid: int, virtual: int) -> Iterable[Pool]:
 
 
 def _pressure(path: str) -> float | None:
-    found = _PRESSURE_LINE.search(_text(path))
+    found = _PRESSURE_LINE.search(text_of(path))
     return float(found[1]) if found else None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 __all__ = [

@@ -20,6 +20,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
+from bigmachine.agent.watch.texts import text_of
 from bigmachine.frozen import frozen
 from bigmachine.observe import cgroups
 
@@ -134,11 +135,11 @@ class OomWatch:
 
     def glance(self, pids: list[int], now: float) -> None:
         """Note the groups that these processes are in, and where their counts stand. `now` is in seconds."""
-        mounts = _text("/proc/self/mountinfo")
+        mounts = text_of("/proc/self/mountinfo")
         if mounts != self._mounts:
             self._mounts, self._places = mounts, {}
         for pid in pids:
-            own = _text(f"/proc/{pid}/cgroup")
+            own = text_of(f"/proc/{pid}/cgroup")
             if own:
                 if own not in self._places:
                     found = cgroups.hierarchies(own, mounts, "memory")
@@ -204,7 +205,7 @@ class OomWatch:
 def _shortage(groups: list[tuple[int, str]]) -> str:
     limits = []
     for version, place in groups:
-        limit = cgroups.memory_limit_of(_text(os.path.join(place, _LIMITS[version])))
+        limit = cgroups.memory_limit_of(text_of(os.path.join(place, _LIMITS[version])))
         if limit is not None:
             limits.append((limit, place))
     if not limits:
@@ -218,16 +219,8 @@ def _used_up(limit: int, group: str) -> str:
 
 
 def _count_in(path: str) -> int | None:
-    found = _COUNT.search(_text(path))
+    found = _COUNT.search(text_of(path))
     return int(found[1]) if found else None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 __all__ = ["KernelLog", "OomWatch", "Verdict", "Victim", "victim_in"]

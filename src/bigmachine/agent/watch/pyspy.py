@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from weakref import WeakKeyDictionary
 
+from bigmachine.agent.processes.apart import start_apart
 from bigmachine.agent.processes.tree import kill_group
 from bigmachine.agent.watch.samplers import Samplers
 from bigmachine.errors import BigmachineError
@@ -152,7 +152,8 @@ async def _run(reaper: Reaper, arguments: list[str], limit: float, output: str |
             arguments = [*arguments, output, f"/dev/fd/{_RESULT}"]
         async with _samplers_of(reaper).start():
             with reaper.expecting():
-                pid = _start([program(), *arguments], result.fileno(), said.fileno(), to_stdout=output is None)
+                files = (result, said) if output is None else (said, said, result)
+                pid = start_apart([program(), *arguments], *(file.fileno() for file in files))
                 ending = reaper.watch(pid)
         try:
             async with asyncio.timeout(limit):
@@ -174,24 +175,6 @@ def _outcome(command: str, status: int, result: BinaryIO, said: BinaryIO) -> byt
         raise kind(f"py-spy {command} failed ({words or status}){remedy}")
     result.seek(0)
     return result.read()
-
-
-def _start(command: list[str], result: int, said: int, *, to_stdout: bool) -> int:
-    # A session of its own: Linux shares processors among sessions (sched(7), autogroups), and the agent would have to
-    # share its part with all who sample. macOS has no such thing, nor always this option.
-    alone = {"setsid": True} if sys.platform == "linux" else {"setpgroup": 0}
-    return os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        **alone,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, result if to_stdout else said, 1),
-            (os.POSIX_SPAWN_DUP2, said, 2),
-            *(() if to_stdout else ((os.POSIX_SPAWN_DUP2, result, _RESULT),)),
-        ],
-    )
 
 
 def program() -> str:

@@ -25,7 +25,7 @@ from bigmachine.rpc.http.face import Invoker, Request, Response, answer, failure
 from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Limits
 from bigmachine.trust import Peer
 
-_log = logging.getLogger("bigmachine.rpc.http.face")
+_log = logging.getLogger("bigmachine.rpc.http")
 _Args = TypeVarTuple("_Args")
 
 #: As much of a body as is handed to the transport at once; small calls of the same loop run in between.

@@ -30,7 +30,7 @@ from bigmachine.rpc.http.face import Invoker, Request, Response
 from bigmachine.rpc.http.limits import DEFAULT_LIMITS, Bucket, Limits
 from bigmachine.trust import Peer
 
-_log = logging.getLogger("bigmachine.rpc.http.face")
+_log = logging.getLogger("bigmachine.rpc.http")
 
 #: What a client may send before we take it up. The protocol's own 64 KiB halves the speed of large bodies already on
 #: a local network.

@@ -190,13 +190,18 @@ class SSHSystem(System):
 
         What a driver leaves that is killed is found by who ends next in the same place: another such, or an agent.
         """
-        if self._scratch is None:
+        if not self._directory:
             from bigmachine.agent.processes.scratch import Scratch, make_directory
 
-            self._scratch = Scratch()
-            found = (self._scratch.assign({"TMPDIR": place}) for place in (tempfile.gettempdir(), _SHORT))
-            self._directory = next(filter(None, found))
-            make_directory(self._directory)
+            scratch = self._scratch = self._scratch or Scratch()
+            found = (scratch.assign({"TMPDIR": place}) for place in (tempfile.gettempdir(), _SHORT))
+            directory = next(filter(None, found), "")
+            if not make_directory(directory):
+                raise ProvisionError(
+                    f"ssh: no directory for the sockets of tunnels can be made in {tempfile.gettempdir()} or {_SHORT}: "
+                    "set TMPDIR to a folder with a short path that can be written to"
+                )
+            self._directory = directory
         return self._directory
 
     def _slot(self, place: Place, machines: int = 1, *, is_fresh: bool = True) -> Launched:
