@@ -56,11 +56,11 @@ SLOW = 4 * PATIENCE
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The driver's cache; skips where the packages cannot be had."""
-    pytest.importorskip("uv")
+    uv = pytest.importorskip("uv")
     asked = tmp_path_factory.mktemp("index") / "asked.in"
     asked.write_text("h11\n")
-    command = ["uv", "pip", "compile", "--no-cache", "-q", "--python", sys.executable, str(asked)]
-    if shutil.which("uv") is None or subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
+    command = [uv.find_uv_bin(), "pip", "compile", "--no-cache", "-q", "--python", sys.executable, str(asked)]
+    if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
         pytest.skip("needs a package index that uv can reach")
     return tmp_path_factory.mktemp("packed")
 
