@@ -46,6 +46,8 @@ _log = logging.getLogger("bigmachine.rpc")
 #: A call that came before its service: name, args, kwargs, timeout, key, ids of its streams, size.
 Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, tuple[int, ...], int]
 _new = object.__new__
+#: After so many frames that came one by one it is a call at a time that is made here.
+_ALONE = 3
 _NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
 
 
@@ -59,6 +61,7 @@ class Channel(Lanes):
         self.reactor = server.reactor
         self.codec = server.codec
         self.runs: dict[int, FramedRun] = {}
+        self._alone = 0  # so many frames came alone, one after the other
         self._early: dict[int, tuple[float, Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
         #: The connections of threads that read their outcomes by themselves, and the streams that such calls came to,
@@ -90,6 +93,7 @@ class Channel(Lanes):
                 self.stream_frame(kind, flags, ident, payload, buffers)
         if len(frames) > 1:
             connection.hold()  # the replies to several calls leave together, once each has had its first turn
+        self._alone = self._alone + 1 if len(frames) == 1 else 0
         if self.server.workers.queue:
             self.server.workers.work()
 
@@ -259,6 +263,8 @@ class Channel(Lanes):
         if self.runs.pop(run.ident, None) is not None:
             if small is not None and self.main is not None:
                 self.main.send(small)  # as `transmit`, with a call less
+                if self._alone >= _ALONE and not self.runs:
+                    self.reactor.polling.expect()
             else:
                 self.transmit(encoded)
         if run.entry is not None:

@@ -76,6 +76,8 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_in += nbytes
         reactor = self.reactor
+        if reactor.polling.is_expecting:
+            reactor.polling.came()
         outer, reactor.corked = reactor.corked, True
         try:
             frames = self._decoder.received(nbytes)

@@ -305,6 +305,8 @@ class Link(Connector):
             if not self._heartbeat.is_on:
                 self._heartbeat.start()
             self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
+            if len(self._pending) == 1:
+                self.reactor.polling.expect()
             return
         if self._closed is not None:
             self._drop_feeds(call.ident)

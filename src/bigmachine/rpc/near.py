@@ -7,7 +7,7 @@ on asyncio's own without aiofastnet, the slowest, a lone call takes 125 us inste
 But the caller may just as well submit a call and then block its loop (a notebook's cell does, `[c.result() for c in
 calls]`), and on its own connection nothing would move while it does. So `submit` only offers a call, and it is sent
 by whoever claims it first: `await`, by the near connection; anything else that looks at the call, by the far link; and
-if nobody looks at it at all, the reactor's guard, by the far link, within `_GUARD` to twice that.
+if nobody looks at it at all, the reactor's guard, by the far link, after one to two of its pauses.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _log = logging.getLogger("bigmachine.rpc")
 #: A loop that has made so many calls is likely to make many more: opening a connection costs 2 to 3 ms.
 _WORTH_IT = 64
 _GUARD = 0.002
+#: The guard's pause where all calls are awaited: it grows to this, for each look takes the interpreter from the caller.
+_LONGEST_GUARD = 0.016
 _IDLE_CHECKS = 50
 
 
@@ -64,7 +66,7 @@ class Near:
         self._offers[call.ident] = (call, encoded, timeout)
         if not self._is_guarded:
             self._is_guarded = True
-            self.far.reactor.post(self._guard, 0, 0)
+            self.far.reactor.post(self._guard, 0, 0, _GUARD)
         return True
 
     # from any thread
@@ -108,22 +110,23 @@ class Near:
 
     # on the far link's loop
 
-    def _guard(self, seen: int, idle: int) -> None:
+    def _guard(self, seen: int, idle: int, pause: float) -> None:
         """Send what was not claimed since it was seen at the last look; `seen`: the last one that was."""
         offered = list(self._offers.values())
-        for call, _, _ in offered:
-            if call.ident <= seen:
-                self.claim(call, None)
+        forgotten = [call for call, _, _ in offered if call.ident <= seen]
+        for call in forgotten:
+            self.claim(call, None)
+        pause = _GUARD if forgotten else min(2 * pause, _LONGEST_GUARD)
         idle = 0 if offered else idle + 1
         if offered:
             seen = offered[-1][0].ident
         if idle < _IDLE_CHECKS:
-            self.far.reactor.loop.call_later(_GUARD, self._guard, seen, idle)
+            self.far.reactor.loop.call_later(pause, self._guard, seen, idle, pause)
         else:
             self._is_guarded = False
             if self._offers:  # offered between the look and the flag
                 self._is_guarded = True
-                self.far.reactor.loop.call_later(_GUARD, self._guard, seen, 0)
+                self.far.reactor.loop.call_later(_GUARD, self._guard, seen, 0, _GUARD)
 
     def close(self, error: BaseException) -> None:
         """End it with the far link; from any thread."""

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
 from bigmachine.rpc.pages import give_back_zeros
+from bigmachine.rpc.polling import PollingLoop
 from bigmachine.rpc.turns import Turns
 
 _log = logging.getLogger("bigmachine.rpc")
@@ -85,6 +86,7 @@ class Reactor:
         _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
         self.turns = Turns()
+        self.polling = PollingLoop(loop)
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
         self._posts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -100,6 +102,7 @@ class Reactor:
     def in_thread(cls, name: str = "bigmachine-io") -> Reactor:
         """Start an event loop in a new daemon thread."""
         reactor = cls(new_event_loop())
+        reactor.polling.is_off = True  # whoever waits for what it carries is another thread
         started = threading.Event()
         reactor._thread = threading.Thread(target=reactor._run, args=(started,), name=name, daemon=True)
         reactor._thread.start()

@@ -23,7 +23,7 @@ _LONG: Final = 0.001
 #: After such a turn there is none for so many times as long; that costs the transfer a tenth.
 _PAUSE: Final = 8
 #: Lets whoever is ready run; there is nothing of the kind on Windows.
-_STEP_BACK: Final[Callable[[], object] | None] = getattr(os, "sched_yield", None)
+STEP_BACK: Final[Callable[[], object] | None] = getattr(os, "sched_yield", None)
 
 
 class Turns:
@@ -32,7 +32,7 @@ class Turns:
     __slots__ = ("_carried", "_clock", "_not_before", "_step_back")
 
     def __init__(
-        self, step_back: Callable[[], object] | None = _STEP_BACK, clock: Callable[[], float] = perf_counter
+        self, step_back: Callable[[], object] | None = STEP_BACK, clock: Callable[[], float] = perf_counter
     ) -> None:
         self._step_back = step_back
         self._clock = clock

@@ -11,6 +11,7 @@ import pytest
 
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.connection import CHUNK, Connection
+from bigmachine.rpc.polling import PollingLoop
 from bigmachine.rpc.turns import Turns
 from bigmachine.rpc.wire import CALL, PING, Frame, WireError, small_frame
 
@@ -26,6 +27,7 @@ class Reactor:
         self.scratch = memoryview(bytearray(1 << 16))
         self.recycler = self
         self.turns = Turns(None)
+        self.polling = PollingLoop(cast(asyncio.AbstractEventLoop, self))
         self._soon: list[Callable[[], None]] = []
 
     def allocate(self, size: int, as_bytes: bool) -> tuple[bytes | bytearray, memoryview]:

@@ -39,6 +39,7 @@ from bigmachine.rpc.context import set_current
 from bigmachine.rpc.lanes import DIRECT
 from bigmachine.rpc.names import TRACE_KEYWORD
 from bigmachine.rpc.net import ALPN, HANDSHAKE_TIMEOUT
+from bigmachine.rpc.polling import PollingSocket
 from bigmachine.rpc.runs import FramedRun
 from bigmachine.rpc.waiting.channel import DirectChannel
 from bigmachine.rpc.wire import (
@@ -175,6 +176,10 @@ class Attendant:
 
     def _serve(self) -> None:
         frames = self._greeted()
+        if self._socket is None:
+            raise EOFError
+        polling = PollingSocket(self._socket)
+        ident = 0
         while True:
             for kind, flags, ident, payload, buffers in frames:
                 if kind == CALL:
@@ -183,7 +188,9 @@ class Attendant:
                     self._write(small_frame(PONG, 0, ident))
                 else:
                     raise WireError(f"a frame of the kind {kind} came where calls are made one after the other")
+            polling.expect(ident)
             frames = self._received()
+            polling.came()
 
     def _received(self) -> list[Frame]:
         sock = self._socket

@@ -33,6 +33,7 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.lanes import DIRECT
 from bigmachine.rpc.losses import not_rebuilt, translate_loss
 from bigmachine.rpc.names import shown
+from bigmachine.rpc.polling import PollingSocket
 from bigmachine.rpc.streams.arguments import are_plain
 from bigmachine.rpc.wire import (
     BY_LOOP,
@@ -81,6 +82,7 @@ class Direct:
         self._dial = dial
         self._busy = threading.Lock()
         self._socket: ssl.SSLSocket | None = None
+        self._polling: PollingSocket | None = None  # for that one
         self._decoder = Decoder(memoryview(b""))
         self._calls = 0
         self._is_dialling = False
@@ -141,11 +143,15 @@ class Direct:
     def _exchange(self, sock: ssl.SSLSocket, ident: int, method: str, encoded: bytes, now: float) -> Any:
         """Send a call and return its outcome, or the Call that the link makes of it."""
         link = self._link
+        polling = self._polling
+        assert polling is not None
         self.is_waiting = True
         try:
             link.watch()
             sock.write(encoded)  # all of it, as the socket blocks; what `sendall` does around it costs a microsecond
+            polling.expect(ident)
             kind, flags, _, payload, buffers = self._receive(sock, ident)
+            polling.came()
         except (OSError, EOFError, WireError) as exc:
             self._end(sock)
             return link.lost_directly(self._unfinished(ident, method, encoded, now), translate_loss(exc, link.name))
@@ -237,6 +243,7 @@ class Direct:
             sock.close()
             return
         self._used = perf_counter()
+        self._polling = PollingSocket(sock)
         self._socket = sock
 
     def drop(self) -> None:
