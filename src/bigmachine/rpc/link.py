@@ -31,7 +31,7 @@ from bigmachine.rpc.calls import Call
 from bigmachine.rpc.codec import Codec, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.connector import Connector, Dialer
-from bigmachine.rpc.context import get_current, get_deadline
+from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.losses import fresh, not_rebuilt
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.near import Near
@@ -201,8 +201,6 @@ class Link(Connector):
         # are large, for then it is busy.
         direct = self._direct
         if direct is None or not self.is_ready or (self._pending and not self._is_carrying()):
-            return ELSEWHERE
-        if get_deadline() is not None or get_current() is not None:
             return ELSEWHERE
         if method in direct.by_loop:
             direct = self._direct_to_loop

@@ -6,15 +6,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from bigmachine.errors import BigmachineError, InvalidCall, NetworkError
+from bigmachine.errors import BigmachineError, DeadlineExceeded, InvalidCall, NetworkError
 from bigmachine.rpc import Codec, current_call, deadline
+from bigmachine.rpc.context import CallInfo, Waited, remaining, set_current
 from bigmachine.rpc.waiting import direct as module
 from bigmachine.rpc.waiting.direct import ELSEWHERE, Direct
+from bigmachine.rpc.wire import Decoder, Frame
 from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
 
 
@@ -32,6 +36,9 @@ class Service:
 
     def fail(self) -> None:
         raise KeyError("as asked")
+
+    def remaining(self) -> float | None:
+        return remaining()
 
     def unbuildable(self) -> object:
         return Unbuildable()
@@ -192,9 +199,112 @@ def test_streams_and_large_arguments_go_by_the_loop(ends: Ends, argument: str) -
     assert ends.link.call_directly("S.echo", (value,), {}) is ELSEWHERE
 
 
-def test_calls_with_a_deadline_go_by_the_loop(ends: Ends) -> None:
-    with deadline(PATIENCE):
+def test_calls_whose_deadline_is_near_go_by_the_loop(ends: Ends) -> None:
+    with deadline(module._NEAR / 2):
         assert ends.link.call_directly("S.echo", (1,), {}) is ELSEWHERE
+    with deadline(-1.0), pytest.raises(DeadlineExceeded):
+        ends.call("S.echo", 1)
+
+
+def test_a_deadline_travels_and_the_next_call_has_none(ends: Ends) -> None:
+    with deadline(PATIENCE):
+        left = call(ends, "S.remaining")
+        assert PATIENCE - 1 < left <= PATIENCE
+        assert 0 < call(ends, "S.remaining") <= left
+    assert call(ends, "S.remaining") is None
+
+
+def test_at_its_deadline_the_caller_is_released_and_the_method_is_told(
+    ends: Ends, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_NEAR", 0.0)
+    begin = time.monotonic()
+    with deadline(0.3), pytest.raises(DeadlineExceeded, match=r"S.hold on .* had no outcome within 0.3 s"):
+        call(ends, "S.hold")
+    assert 0.3 <= time.monotonic() - begin < 2
+    assert service.told.wait(PATIENCE)
+    assert ends.link.statistics.snapshot()["S.hold"].errors == 1
+    assert ends.call("S.echo", 1) == 1
+    ends.link.call_directly("S.echo", (1,), {})  # a connection is made again at once
+    until(lambda: ends.link._direct is not None and _is_connected(ends.link._direct))
+    assert call(ends, "S.echo", 2) == 2
+
+
+class Slow:
+    """A decoder to which an outcome comes piece by piece."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def buffer(self) -> memoryview:
+        return self._decoder.buffer()[:4096]
+
+    def received(self, count: int) -> list[Frame]:
+        time.sleep(0.01)
+        return self._decoder.received(count)
+
+
+def test_a_deadline_holds_while_an_outcome_trickles_in(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NEAR", 0.0)
+    assert ends.link._direct is not None
+    ends.link._direct._decoder = cast(Decoder, Slow(ends.link._direct._decoder))
+    begin = time.monotonic()
+    with deadline(0.3), pytest.raises(DeadlineExceeded):
+        call(ends, "S.size", 2**20 - 1000)  # in 250 pieces
+    assert time.monotonic() - begin < 2
+
+
+def as_a_method(function: Callable[[], object]) -> tuple[CallInfo, Callable[[], object]]:
+    """Run it in a thread as a method would be run; returns the method's call, and how to have the outcome."""
+    info = CallInfo("somebody", None, None)
+    context = copy_context()
+    context.run(set_current, info)
+    return info, in_thread(lambda: context.run(function))
+
+
+def test_a_method_that_was_given_up_stops_waiting_and_what_it_waits_for_is_told(ends: Ends, service: Service) -> None:
+    info, outcome = as_a_method(lambda: call(ends, "S.hold"))
+    assert service.begun.acquire(timeout=PATIENCE)
+    info.cancel()
+    assert isinstance(outcome(), CancelledError)
+    assert service.told.wait(PATIENCE)
+    assert not info._waited
+    # It may call again, to clean up.
+    connect(ends)
+    context = copy_context()
+    context.run(set_current, info)
+    assert context.run(call, ends, "S.echo", 3) == 3
+
+
+def test_one_that_was_given_up_before_it_calls_does_not_call(ends: Ends, service: Service) -> None:
+    info = CallInfo("somebody", None, None)
+    info.cancel()
+    context = copy_context()
+    context.run(set_current, info)
+    with pytest.raises(CancelledError):
+        context.run(call, ends, "S.echo", 1)
+    assert ends.call("S.echo", 2) == 2
+
+
+def test_who_is_given_up_when_the_outcome_is_there_has_it_and_disturbs_nobody(ends: Ends) -> None:
+    leashes: list[module._Leash] = []
+
+    class Kept(CallInfo):
+        __slots__ = ()
+
+        def leave_off(self, call: Waited) -> None:
+            super().leave_off(call)
+            leashes.append(cast(module._Leash, call))
+            if len(leashes) == 1:
+                call.cancel()  # between the outcome and the end of the wait
+
+    context = copy_context()
+    context.run(set_current, Kept("somebody", None, None))
+    assert context.run(call, ends, "S.echo", 1) == 1
+    connect(ends)
+    assert context.run(call, ends, "S.echo", 2) == 2
+    assert not leashes[1].cancel()  # too late
+    assert call(ends, "S.echo", 3) == 3
 
 
 def test_who_finds_it_taken_goes_by_the_loop(ends: Ends, service: Service) -> None:

@@ -100,9 +100,10 @@ def attend(sock: socket.socket, context: ssl.SSLContext, server: Server) -> bool
 class _Run(FramedRun):
     """A call that an attendant runs."""
 
-    __slots__ = ("attendant",)
+    __slots__ = ("attendant", "is_watched")
 
     attendant: Attendant
+    is_watched: bool
 
     def cancelled(self) -> bool:
         if not self._cancelled and self.attendant.is_left(self):
@@ -110,7 +111,9 @@ class _Run(FramedRun):
         return super().cancelled()
 
     def wait_for(self, call: Waited) -> None:
-        self.attendant.watch()
+        if not self.is_watched:
+            self.is_watched = True
+            self.attendant.watch()
         super().wait_for(call)
 
 
@@ -271,15 +274,16 @@ class Attendant:
             return
         size = len(payload) + (sum(map(len, buffers)) if buffers else 0)
         method = server.table.known(name)
-        is_here = method is not None and not method.is_async and method.gate is None and timeout is None and key is None
+        is_here = method is not None and not method.is_async and method.gate is None and key is None
         if not is_here or (kwargs and TRACE_KEYWORD in kwargs) or not self._may_call(cast("Method", method)):
             early = (name, args, kwargs, timeout, key, (), size)
             del call, args, kwargs
             self._write(self._by_loop(ident, early))
             return
         run = _new(_Run)
-        run.begin(channel, ident, cast("Method", method), args, kwargs, None, (), size)
+        run.begin(channel, ident, cast("Method", method), args, kwargs, timeout, (), size)
         run.attendant = self
+        run.is_watched = False
         del call, args, kwargs  # what a method lets go of is gone
         channel.runs[ident] = run
         self._under_way = run
