@@ -41,7 +41,8 @@ class ThreadPool:
         self._name = name
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._taken = [0]  # one cell a thread would be exact; one for all may miss some, which does not matter
+        #: For each thread: how many jobs it has taken, and how many of them it is through with.
+        self._tallies: list[list[int]] = []
         self._seen = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -77,7 +78,7 @@ class ThreadPool:
         elif not self._threads:
             self._add()
         elif self._timer is None and len(self._threads) < self._limit:
-            self._seen = self._taken[0]
+            self._seen = self._taken()
             self._timer = self._reactor.loop.call_later(_PATIENCE, self._look)
 
     def _look(self) -> None:
@@ -85,16 +86,23 @@ class ThreadPool:
         waiting = self._jobs.qsize()
         if not waiting or self._is_closed:
             return
-        done, self._seen = self._taken[0] - self._seen, self._taken[0]
-        if done < _BRISK * len(self._threads):
+        taken = self._taken()
+        done, self._seen = taken - self._seen, taken
+        # Those that have nothing to do have not got to their feet yet: more of them would not be faster.
+        waiting -= sum(tally[0] == tally[1] for tally in self._tallies)
+        if waiting > 0 and done < _BRISK * len(self._threads):
             for _ in range(min(max(1, waiting - done), self._limit - len(self._threads))):
                 self._add()
         if len(self._threads) < self._limit:
             self._timer = self._reactor.loop.call_later(_PATIENCE, self._look)
 
+    def _taken(self) -> int:
+        return sum(tally[0] for tally in self._tallies)
+
     def _add(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
-        args = (self._jobs, self._taken, self._reactor.loop)
+        tally = [0, 0]
+        args = (self._jobs, tally, self._reactor.loop)
         thread = threading.Thread(target=_work, args=args, name=name, daemon=True)
         try:
             thread.start()
@@ -106,6 +114,7 @@ class ThreadPool:
             self._limit = len(self._threads)
             return
         self._threads.append(thread)
+        self._tallies.append(tally)
 
     def close(self) -> None:
         """Let the threads end once they are idle."""
@@ -116,10 +125,10 @@ class ThreadPool:
             self._jobs.put(None)
 
 
-def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int], loop: asyncio.AbstractEventLoop) -> None:
+def _work(jobs: queue.SimpleQueue[Job | None], tally: list[int], loop: asyncio.AbstractEventLoop) -> None:
     get, is_empty = jobs.get, jobs.empty
     while (job := get()) is not None:
-        taken[0] += 1
+        tally[0] += 1
         try:
             job.run()
         except BaseException:  # noqa: BLE001 (a thread's edge: a job reports its own errors, so this is ours)
@@ -127,6 +136,7 @@ def _work(jobs: queue.SimpleQueue[Job | None], taken: list[int], loop: asyncio.A
                 _log.debug("a job outlasted the event loop that it was for", exc_info=True)
             else:
                 _log.exception("a job failed")
+        tally[1] += 1
         # Not kept until the next job comes: it may hold a large argument, and a call its service.
         del job
         if is_empty():

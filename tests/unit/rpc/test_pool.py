@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -257,4 +258,30 @@ def test_an_idle_thread_keeps_nothing_of_its_last_job() -> None:
     assert job.ran.wait(PATIENCE)
     del job
     assert gone.wait(PATIENCE)
+    pool.close()
+
+
+def test_threads_that_have_nothing_to_do_are_enough_for_as_many_jobs() -> None:
+    clock, pool = make()
+    go = threading.Event()
+    slow = [Job(lambda: go.wait(PATIENCE)) for _ in range(4)]
+    for job in slow:
+        pool.submit(job)
+    until(lambda: pool._jobs.qsize() == 3)
+    clock.ring()
+    until(pool._jobs.empty)
+    assert pool.size == 4
+    go.set()
+    until(lambda: all(tally == [1, 1] for tally in pool._tallies))
+    # They are on their way to their jobs when the pool looks.
+    theirs, pool._jobs = pool._jobs, queue.SimpleQueue()
+    for _ in range(4):
+        pool.submit(Job(int))
+    clock.ring()
+    assert pool.size == 4
+    pool.submit(Job(int))
+    clock.ring()
+    assert pool.size == 5
+    pool._jobs.put(None)  # for the fifth
+    pool._jobs = theirs
     pool.close()
