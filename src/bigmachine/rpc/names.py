@@ -6,8 +6,8 @@ is for the machine to find.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 from bigmachine.errors import InvalidCall
 
@@ -15,6 +15,9 @@ from bigmachine.errors import InvalidCall
 TRACING_API = "opentelemetry.trace"
 #: The keyword by which the context of a span travels with a call: no function can have a parameter of this name.
 TRACE_KEYWORD = "bigmachine:trace"
+#: Of functions that were called lately: a look here takes a third of one into `functools.lru_cache`.
+_names: dict[Any, str] = {}
+_MOST_NAMES = 1024
 
 
 def name_of(method: str | Callable[..., object]) -> str:
@@ -25,12 +28,17 @@ def name_of(method: str | Callable[..., object]) -> str:
     if type(method) is str:
         return method
     try:
-        return _name_of(method)
+        name = _names.get(method)
     except TypeError:  # it cannot be hashed, so it is no function
         raise InvalidCall(f"{method!r} names no method") from None
+    if name is None:
+        name = _name_of(method)  # type: ignore[arg-type]  # no str, as above
+        if len(_names) >= _MOST_NAMES:
+            _names.clear()
+        _names[method] = name
+    return name
 
 
-@functools.lru_cache(maxsize=1024)
 def _name_of(method: Callable[..., object]) -> str:
     qualname: str = getattr(method, "__qualname__", "")
     if "." not in qualname or not callable(method):
