@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import os
 import socket
@@ -468,6 +469,33 @@ def test_dialling_that_is_given_up_when_it_is_just_done_leaves_the_socket_to_its
         reactor.run(dial(), PATIENCE)
         assert link.call("S.echo", 1) == 1
     until(lambda: not any(connection.is_open for connection, _ in made))
+    link.close(NetworkError("over"))
+    finish(reactor)
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_connection_that_is_cut_before_its_first_bytes_are_away_is_closed_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed once more, its number would be another file's by then; libuv aborts if that is a connection."""
+    reached = TlsDialer._reached
+
+    async def cut(dialer: TlsDialer, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        sock = await reached(dialer, loop)
+        sock.shutdown(socket.SHUT_RDWR)
+        return sock
+
+    monkeypatch.setattr(TlsDialer, "_reached", cut)
+    reactor = Reactor.in_thread("test-io")
+    link = Link(reactor, dialer_to(host), name="m1")
+    with contextlib.ExitStack() as opened:
+        errors = [link.submit("S.echo", (), {}).exception(PATIENCE) for _ in range(5)]
+        assert all(isinstance(error, NetworkError) for error in errors), errors
+        others = [opened.enter_context(open(os.devnull)) for _ in range(20)]  # they get the numbers that are free
+        errors.clear()
+        gc.collect()
+        for other in others:
+            os.fstat(other.fileno())
     link.close(NetworkError("over"))
     finish(reactor)
 

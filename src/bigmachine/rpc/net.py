@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -199,10 +200,47 @@ def warm_up() -> None:
 
 def _create_connection() -> Callable[..., Any]:
     try:
-        import aiofastnet
+        import aiofastnet  # noqa: F401 (whether there is one)
     except ImportError:
-        return lambda loop, *args, **kwargs: loop.create_connection(*args, **kwargs)
-    return cast("Callable[..., Any]", aiofastnet.create_connection)
+        return _by_loop
+    return _by_aiofastnet
+
+
+async def _by_aiofastnet(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], *, sock: socket.socket, **options: Any
+) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+    """Have `aiofastnet` make a TLS connection of a connected socket.
+
+    Its transport closes the socket, but for one that is cut before its first bytes are away: 1.2 then raises before
+    there is a transport, and before the event loop goes on.
+    """
+    import aiofastnet
+
+    gone_on = loop.create_future()
+    loop.call_soon(_resolve, gone_on)
+    try:
+        return await aiofastnet.create_connection(loop, factory, sock=sock, **options)
+    except BaseException:
+        if not gone_on.done():
+            sock.close()
+        raise
+
+
+async def _by_loop(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], *, sock: socket.socket, **options: Any
+) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+    """Have the event loop itself make a TLS connection of a connected socket.
+
+    Who passes a socket to uvloop (0.23) must not close it, whatever comes of it: a connection that is cut before its
+    first bytes are away is closed by number, and `socket` would close the same number later, when it may be another
+    file's already. If that one is a connection, libuv ends the process (SIGABRT).
+    """
+    try:
+        return await loop.create_connection(factory, sock=sock, **options)
+    except BaseException:
+        if (uvloop := sys.modules.get("uvloop")) is not None and isinstance(loop, uvloop.Loop):
+            sock.detach()
+        raise
 
 
 def _accept() -> Callable[..., Any]:
