@@ -473,6 +473,52 @@ def test_dialling_that_is_given_up_when_it_is_just_done_leaves_the_socket_to_its
     finish(reactor)
 
 
+@pytest.mark.usefixtures("stack", "nothing_stays")
+def test_dialling_that_is_given_up_in_its_first_turns_ends_the_connection_without_a_word(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a loop that was kept busy the peer's answer is there when it first looks."""
+    reactor = Reactor.in_thread("test-io")
+    link = Link(reactor, dialer_to(host), name="m1")
+    reached, connection_made = TlsDialer._reached, Connection.connection_made
+    made: list[Connection] = []
+
+    async def dial() -> None:
+        loop = asyncio.get_running_loop()
+        go = loop.create_future()
+
+        async def busy_afterwards(dialer: TlsDialer, loop: asyncio.AbstractEventLoop) -> socket.socket:
+            sock = await reached(dialer, loop)
+            loop.call_soon(begin)
+            await go
+            return sock
+
+        def begin() -> None:
+            go.set_result(None)
+            loop.call_soon(loop.call_soon, time.sleep, 0.1)  # it comes after what begins the handshake
+
+        def give_up(connection: Connection, transport: asyncio.BaseTransport) -> None:
+            connection_made(connection, transport)
+            if connection.reactor is reactor:
+                made.append(connection)
+                dialling.cancel()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TlsDialer, "_reached", busy_afterwards)
+            patch.setattr(Connection, "connection_made", give_up)
+            dialling = asyncio.ensure_future(dialer_to(host).dial(reactor, link))
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+
+    for _ in range(3):
+        reactor.run(dial(), PATIENCE)
+    assert len(made) == 3
+    until(lambda: not any(connection.is_open for connection in made))
+    assert link.call("S.echo", 1) == 1
+    link.close(NetworkError("over"))
+    finish(reactor)
+
+
 @pytest.mark.usefixtures("stack")
 def test_a_connection_that_is_cut_before_its_first_bytes_are_away_is_closed_once(
     host: Host, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bigmachine.rpc")
 ALPN = "bigmachine/1"
 HANDSHAKE_TIMEOUT = 10.0
-#: A blocking connection that is silent is probed after 10 s, and given up when the peer acknowledges nothing for 20 s.
+#: A connection for one call at a time is probed after 10 s of silence, and given up when the peer acknowledges nothing
+#: for 20 s.
 _WATCHED = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 20_000}
 #: Of what a peer that is refused had to say, so much is read.
 _UNREAD = 64 * 1024
@@ -57,6 +58,16 @@ class TlsDialer:
     path: str = ""
 
     async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
+        return await self._dial(reactor, receiver, self.context)
+
+    async def dial_marked(self, reactor: Reactor, receiver: Receiver) -> Connection:
+        """Connect with the hint that a thread of the peer's had better serve the connection."""
+        connection = await self._dial(reactor, receiver, waiting_context(self.context))
+        if not self.path and (sock := connection.extra("socket")) is not None:  # noqa: S610 (nothing of Django)
+            _watch(sock)
+        return connection
+
+    async def _dial(self, reactor: Reactor, receiver: Receiver, context: ssl.SSLContext) -> Connection:
         where = f"{self.server_id} ({self.host}:{self.port})"
         try:
             async with asyncio.timeout(self.connect_timeout + self.handshake_timeout):
@@ -64,7 +75,7 @@ class TlsDialer:
                     reactor.loop,
                     lambda: Connection(reactor, receiver),
                     sock=await self._reached(reactor.loop),
-                    ssl=self.context,
+                    ssl=context,
                     server_hostname=self.server_id,
                     ssl_handshake_timeout=self.handshake_timeout,
                 )
@@ -118,11 +129,7 @@ class TlsDialer:
             return sock
         sock = socket.create_connection((self.host, self.port), self.connect_timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Nobody pings here: what something between has forgotten, or a host that is gone, is for TCP to find out.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _WATCHED.items():
-            if (number := getattr(socket, option, None)) is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, number, value)
+        _watch(sock)
         return sock
 
     async def _reached(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
@@ -148,6 +155,14 @@ class TlsDialer:
                 return [(family, (self.host, self.port))]
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
+
+
+def _watch(sock: socket.socket) -> None:
+    """Have TCP find out what something between has forgotten, and a host that is gone: nobody pings here."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _WATCHED.items():
+        if (number := getattr(socket, option, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
 async def _connected(loop: asyncio.AbstractEventLoop, family: int, address: Any) -> socket.socket:
@@ -229,18 +244,37 @@ async def _by_aiofastnet(
 async def _by_loop(
     loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], *, sock: socket.socket, **options: Any
 ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-    """Have the event loop itself make a TLS connection of a connected socket.
-
-    Who passes a socket to uvloop (0.23) must not close it, whatever comes of it: a connection that is cut before its
-    first bytes are away is closed by number, and `socket` would close the same number later, when it may be another
-    file's already. If that one is a connection, libuv ends the process (SIGABRT).
-    """
-    try:
+    """Have the event loop itself make a TLS connection of a connected socket."""
+    if (uvloop := sys.modules.get("uvloop")) is None or not isinstance(loop, uvloop.Loop):
         return await loop.create_connection(factory, sock=sock, **options)
-    except BaseException:
-        if (uvloop := sys.modules.get("uvloop")) is not None and isinstance(loop, uvloop.Loop):
+    making = loop.create_task(loop.create_connection(factory, sock=sock, **options))
+
+    def is_over(making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:
+        if making.cancelled() or making.exception() is not None:
+            # uvloop (0.23) has closed the socket, or will; one that is cut before its first bytes are away by number.
+            # Then the socket object would close the same number once more, another file's by then; if that is a
+            # connection, libuv ends the process (SIGABRT).
             sock.detach()
+
+    def give_up() -> None:
+        if not making.cancel() and not making.cancelled() and making.exception() is None:
+            making.result()[0].abort()
+
+    making.add_done_callback(is_over)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # Cancelled in its first two turns, uvloop closes the connection under its TLS and tells nobody: if the
+        # handshake is done by then, the protocol believes in the connection for ever, and an error is logged.
+        _after_turns(loop, 3, give_up)
         raise
+
+
+def _after_turns(loop: asyncio.AbstractEventLoop, count: int, do: Callable[[], object]) -> None:
+    if count:
+        loop.call_soon(_after_turns, loop, count - 1, do)
+    else:
+        do()
 
 
 def _accept() -> Callable[..., Any]:
