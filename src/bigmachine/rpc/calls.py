@@ -126,7 +126,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """Have it sent by the link's own loop, if nobody has sent it yet; from any thread."""
         near = self.near
         if near is not None:
-            near.claim(self, None)
+            near.send_far(self)
 
     # Made when first asked for: see above.
 
@@ -367,22 +367,35 @@ class Call(concurrent.futures.Future[R], Generic[R]):
                 left = None if left is None else min(left, threading.TIMEOUT_MAX)
                 self._cond.wait(left)  # type: ignore[union-attr]  # made by the property just above
 
+    def _enrol(self) -> asyncio.Future[None]:
+        """Be awaited on the loop that runs here; returns what its task is to wait on."""
+        if self.near is not None:
+            self.send_far()
+        carrier = self.carrier
+        reactor = None if carrier is None else carrier.reactor
+        # Most likely it is the reactor's. Asking asyncio is a system call in Python 3.11 (`getpid`).
+        if reactor is not None and get_ident() == reactor.thread_id and reactor.loop.is_running():
+            if self._waiter is None:
+                self._waiter = reactor.spare.pop() if reactor.spare else reactor.loop.create_future()
+                return self._waiter
+            loop = reactor.loop
+        else:
+            loop = _running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._has_company = True
+        if self._awaiting is None:
+            self._awaiting = self.__dict__.setdefault("_made_awaiting", [])
+        self._awaiting.append(waiter)
+        return waiter
+
     def __await__(self) -> Generator[Any, None, R]:
         if self._now is _PENDING:
             near = self.near
-            carrier = self.carrier if near is None else near.link
-            loop = _running_loop(None if carrier is None else carrier.reactor)
-            if near is not None:
-                near.claim(self, loop)
-            carrier = self.carrier
-            if carrier is not None and (reactor := carrier.reactor).loop is loop and self._waiter is None:
-                waiter = self._waiter = reactor.spare.pop() if reactor.spare else loop.create_future()
+            reactor = None if near is None else near.send_here(self)  # most likely it is awaited where it was made
+            if reactor is None:
+                waiter = self._enrol()
             else:
-                waiter = loop.create_future()
-                self._has_company = True
-                if self._awaiting is None:
-                    self._awaiting = self.__dict__.setdefault("_made_awaiting", [])
-                self._awaiting.append(waiter)
+                waiter = self._waiter = reactor.spare.pop() if reactor.spare else reactor.loop.create_future()
             if self._now is _PENDING:
                 try:
                     # As the future's own `__await__` does it, with an iterator less.
@@ -407,13 +420,7 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         return f"<Call {self.name} #{self.ident} {how}>"
 
 
-def _running_loop(reactor: Reactor | None) -> asyncio.AbstractEventLoop:
-    """Return the loop that runs here, most likely the reactor's.
-
-    In Python 3.11 asking asyncio is a system call (`getpid`): a twentieth of what a call costs its caller.
-    """
-    if reactor is not None and get_ident() == reactor.thread_id and reactor.loop.is_running():
-        return reactor.loop
+def _running_loop() -> asyncio.AbstractEventLoop:
     loop = _get_running_loop()
     if loop is None:
         raise RuntimeError("a Call can be awaited on a running event loop only; elsewhere ask for its result()")

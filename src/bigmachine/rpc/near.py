@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextvars import Context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import BigmachineError, NetworkError
@@ -69,20 +70,29 @@ class Near:
             self.far.reactor.post(self._guard, 0, 0, _GUARD)
         return True
 
-    # from any thread
-
-    def claim(self, call: Call[Any], loop: asyncio.AbstractEventLoop | None) -> None:
-        """Send an offered call, unless somebody else has: here if it is awaited on this loop, otherwise far."""
+    def send_here(self, call: Call[Any]) -> Reactor | None:
+        """Send an offered call that is awaited, and return who carries it; None if it has to be another one."""
+        link = self.link
+        assert link is not None  # it was offered
+        reactor = link.reactor
+        if get_ident() != reactor.thread_id or not self.loop.is_running() or not link.is_ready:
+            return None
         call.near = None
         offer = self._offers.pop(call.ident, None)  # one operation: only one thread gets it
         if offer is None:
-            return
-        link = self.link
-        if loop is self.loop and link is not None and link.is_ready:
-            call.carrier = link
-            _, encoded, timeout = offer
-            link.begin(call, encoded, timeout)
-        else:
+            return None
+        call.carrier = link
+        _, encoded, timeout = offer
+        link.begin(call, encoded, timeout)
+        return reactor
+
+    # from any thread
+
+    def send_far(self, call: Call[Any]) -> None:
+        """Have an offered call sent by the far link, unless somebody else has sent it."""
+        call.near = None
+        offer = self._offers.pop(call.ident, None)  # as above
+        if offer is not None:
             self.far.reactor.post(self.far.begin, *offer)
 
     async def _open(self) -> None:
@@ -115,7 +125,7 @@ class Near:
         offered = list(self._offers.values())
         forgotten = [call for call, _, _ in offered if call.ident <= seen]
         for call in forgotten:
-            self.claim(call, None)
+            self.send_far(call)
         pause = _GUARD if forgotten else min(2 * pause, _LONGEST_GUARD)
         idle = 0 if offered else idle + 1
         if offered:
@@ -131,6 +141,6 @@ class Near:
     def close(self, error: BaseException) -> None:
         """End it with the far link; from any thread."""
         for call, _, _ in list(self._offers.values()):
-            self.claim(call, None)
+            self.send_far(call)
         if self.link is not None and not self.loop.is_closed():
             self.link.close(error)
