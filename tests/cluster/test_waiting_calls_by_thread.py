@@ -57,13 +57,15 @@ def test_every_kind_of_method_has_its_outcome(machine: Machine) -> None:
 
 def test_what_returns_much_leaves_the_thread_to_others_for_a_while(machine: Machine) -> None:
     many = 3_000_000
-    machine.call(Waited.where_and_much, 10)  # a method is known once it was called
-    assert machine.call(Waited.where_and_much, many) == (BY_THREAD, bytes(many))
+    machine.call(Waited.which_and_much, 10)  # a method is known once it was called
+    machine.call(Waited.which)
+    thread = machine.call(Waited.which)
+    assert machine.call(Waited.which_and_much, many) == (thread, bytes(many))
     for _ in range(64):
-        assert machine.call(Waited.where_and_much, 10)[0] != BY_THREAD
-        assert machine.call(Waited.where) == BY_THREAD
-    assert machine.call(Waited.where_and_much, 10)[0] == BY_THREAD
-    assert machine.call(Waited.where_and_much, 10)[0] == BY_THREAD
+        assert machine.call(Waited.which_and_much, 10)[0] != thread
+        assert machine.call(Waited.which) == thread
+    assert machine.call(Waited.which_and_much, 10)[0] == thread
+    assert machine.call(Waited.which_and_much, 10)[0] == thread
 
 
 def test_the_thread_serves_small_calls_while_much_is_on_its_way(machine: Machine) -> None:

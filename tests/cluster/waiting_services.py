@@ -26,9 +26,13 @@ class Waited:
     def size(self, n: int) -> bytes:
         return bytes(n)
 
-    def where_and_much(self, n: int) -> tuple[str, bytes]:
-        """Name the thread that runs this, beside so many bytes."""
-        return threading.current_thread().name, bytes(n)
+    def which(self) -> int:
+        """Give the number of the thread that runs this."""
+        return threading.get_ident()
+
+    def which_and_much(self, n: int) -> tuple[int, bytes]:
+        """Give the number of the thread that runs this, beside so many bytes."""
+        return threading.get_ident(), bytes(n)
 
     def take(self, data: bytes) -> int:
         return len(data)

@@ -64,9 +64,9 @@ class Channel(Lanes):
         self._alone = 0  # so many frames came alone, one after the other
         self._early: dict[int, tuple[float, Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
-        #: The connections of threads that read their outcomes by themselves, and the streams that such calls came to,
-        #: until they have a reader.
-        self.directs: set[Connection] = set()
+        #: The link's connections for one call at a time, each with its channel; and the streams that such calls came
+        #: to, until they have a reader.
+        self.directs: dict[Connection, Channel] = {}
         self.parked: dict[int, Outgoing] = {}
         server.channels.add(self)
 
@@ -236,6 +236,9 @@ class Channel(Lanes):
         workers.queue.append(run)
 
     def _cancel(self, ident: int) -> None:
+        for channel in self.directs.values():
+            channel._cancel(ident)
+        self.reader_is_there(ident)  # and does not want it
         self._early.pop(ident, None)
         run = self.runs.pop(ident, None)
         if run is not None:

@@ -43,6 +43,7 @@ from bigmachine.rpc.streams.outgoing import Outgoing
 from bigmachine.rpc.streams.streamed import BYTES
 from bigmachine.rpc.streams.unsent import close_unsent
 from bigmachine.rpc.waiting.direct import ELSEWHERE, Direct
+from bigmachine.rpc.waiting.solo import Solo
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -108,6 +109,9 @@ class Link(Connector):
         # Connections for threads that wait: one that a thread of the peer's serves, if it has one for us; and one for
         # the methods that its loop serves better.
         dial = getattr(dialer, "dial_blocking", None)
+        # One for lone calls of who does not wait in a thread.
+        has_threads = getattr(dialer, "reaches_threads", False)
+        self._solo = Solo(self, dialer.dial_marked) if has_threads else None  # type: ignore[attr-defined]
         self._direct = None if dial is None else Direct(self, partial(dial, is_marked=True))
         self._direct_to_loop = None if dial is None else Direct(self, dial)
         self._pool: ThreadPool | None = None
@@ -296,15 +300,18 @@ class Link(Connector):
         if not call.unclaimed:  # it has been given up
             self._drop_feeds(call.ident)
             return
-        if self.is_ready and timeout is None and type(encoded) is bytes and not self._feeds:
+        if self.is_ready and type(encoded) is bytes and not self._feeds:
             # What nearly every call is: the rest of this function, and of those below, in the fewest steps.
             call.size = len(encoded)
             self._pending[call.ident] = call
+            if timeout is not None:
+                call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
             if not self._heartbeat.is_on:
                 self._heartbeat.start()
-            self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
             if len(self._pending) == 1:
-                self.reactor.polling.expect()
+                self._send_alone(call, encoded)
+            else:
+                self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
             return
         if self._closed is not None:
             self._drop_feeds(call.ident)
@@ -321,6 +328,11 @@ class Link(Connector):
             self._held[call.ident] = encoded
         else:
             self._enter(call.ident, encoded)
+
+    def _send_alone(self, call: Call[Any], encoded: bytes) -> None:
+        if self._solo is None or not self._solo.send(call, encoded):
+            self.main.send(encoded)  # type: ignore[union-attr]  # as above
+        self.reactor.polling.expect()
 
     def _note_large(self, call: Call[Any]) -> None:
         now = time.monotonic()
@@ -422,7 +434,7 @@ class Link(Connector):
     # frames
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
-        if self._is_doubted:
+        if self._is_doubted and (connection is self.main or connection is self.bulk):
             self.believe()
         pending = self._pending
         method = ""
@@ -492,7 +504,9 @@ class Link(Connector):
         is_direct = any(direct.is_waiting for direct in (self._direct, self._direct_to_loop) if direct is not None)
         return bool(is_direct or self._pending or self.incoming or self.outgoing)
 
-    def _drop_directs(self) -> None:
+    def _drop_further(self) -> None:
+        if self._solo is not None:
+            self._solo.drop()
         for direct in (self._direct, self._direct_to_loop):
             if direct is not None:
                 direct.drop()
@@ -505,9 +519,18 @@ class Link(Connector):
             self._lost_directly(call, NetworkError(f"the connection to {self.name} was lost with the stream"))
             return
         stream = self.open_stream(call.ident, kind, f"{call.name} on {self.name}")
-        self.transmit(small_frame(CREDIT, 0, call.ident, CREDIT_PAYLOAD.pack(0, 0)))
+        self.begin_reading(call.ident)
         if not call.finish(stream):
             stream.close()  # it was given up
+
+    def begin_reading(self, ident: int) -> None:
+        """Tell the peer that the stream that it keeps has a reader now."""
+        self.transmit(small_frame(CREDIT, 0, ident, CREDIT_PAYLOAD.pack(0, 0)))
+
+    def lost_alone(self, call: Call[Any], cause: BigmachineError) -> None:
+        """Have it judged what became of a lone call, if it has not been given up."""
+        if self._pending.pop(call.ident, None) is not None:
+            self._lost_directly(call, cause)
 
     def _lost_directly(self, call: Call[Any], cause: BigmachineError) -> None:
         self.reactor.spawn(self._judge([call], [], cause), f"judge {self.name}")
@@ -526,7 +549,7 @@ class Link(Connector):
 
     def _when_down(self, cause: BigmachineError) -> None:
         self.is_ready = False
-        self._drop_directs()
+        self._drop_further()
         self._waiting.update(self._for_bulk)  # nothing of them was sent
         self._for_bulk = {}
         sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
@@ -575,7 +598,7 @@ class Link(Connector):
         self._closed = error
         self.is_ready = False
         self._heartbeat.stop()
-        self._drop_directs()
+        self._drop_further()
         for dialling in (self._dialling, self._dialling_bulk):
             if dialling is not None:
                 dialling.cancel()

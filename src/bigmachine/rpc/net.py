@@ -57,6 +57,11 @@ class TlsDialer:
     handshake_timeout: float = HANDSHAKE_TIMEOUT
     path: str = ""
 
+    @property
+    def reaches_threads(self) -> bool:
+        """Whether the peer has threads that serve connections: an agent has none."""
+        return Role.MACHINE in self.roles
+
     async def dial(self, reactor: Reactor, receiver: Receiver) -> Connection:
         return await self._dial(reactor, receiver, self.context)
 

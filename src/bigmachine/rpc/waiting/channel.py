@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigmachine.errors import InvalidCall
 from bigmachine.rpc.channel import Channel
 from bigmachine.rpc.streams.outgoing import Outgoing
 from bigmachine.rpc.wire import RESULT, STREAMED
@@ -23,7 +24,7 @@ class DirectChannel(Channel):
         super().__init__(owner.server, owner.peer)
         self._owner = owner
         self.main = connection
-        owner.directs.add(connection)
+        owner.directs[connection] = self
 
     def stream(self, run: FramedRun, source: object, kind: str) -> None:
         """Keep a stream until its reader is there, who is told of it here."""
@@ -38,6 +39,13 @@ class DirectChannel(Channel):
             stream.start()
             stream.close()
 
+    def _cancel(self, ident: int) -> None:
+        """Tell a call that nobody wants it; its outcome is sent all the same, for after that comes the next one."""
+        if (early := self._early.pop(ident, None)) is not None:
+            self._refuse(ident, InvalidCall(f"{early[1][0]} was given up before the machine had its services"))
+        elif (run := self.runs.get(ident)) is not None:
+            run.cancel()
+
     def lost(self, connection: Connection, error: Exception | None) -> None:
-        self._owner.directs.discard(connection)
+        self._owner.directs.pop(connection, None)
         super().lost(connection, error)
