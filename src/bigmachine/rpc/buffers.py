@@ -134,8 +134,9 @@ def _hash_of(memory: bytes) -> Any:
 def _knows_hash() -> bool:
     """Tell whether the hash that `bytes` remember lies right before their contents, and is -1 until it is asked for."""
     asked = bytes(b + 1 for b in range(40))
+    fresh = asked[::-1]
     known = hash(asked)
-    return bool(_hash_of(asked).value == known and _hash_of(bytes(asked[::-1])).value == -1)
+    return bool(_hash_of(asked).value == known and _hash_of(fresh).value == -1)
 
 
 def _refilled(memory: bytes) -> memoryview:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +168,13 @@ class TestRecycler:
         memory, _ = recycler.allocate(self.SIZE, True)
         del memory
         assert not recycler._lists[True].kept
+
+    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has the layout")
+    def test_what_was_freed_is_not_looked_at(self) -> None:
+        """Python's debugging allocator overwrites it at once; others give it to somebody else, or to the system."""
+        code = "from bigmachine.rpc import buffers; assert buffers._knows_hash()"
+        environ = {**os.environ, "PYTHONMALLOC": "debug", "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=60)
 
     def test_what_is_not_used_is_let_go(self) -> None:
         recycler, looks = self.make()
