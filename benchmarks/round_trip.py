@@ -27,6 +27,7 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
     with (
         floors.Floor() as floor,
         loops.Loops() as bare,
+        loops.Loops(looks=True) as looking,
         asyncio.Runner() as runner,
         peers.Peers(options.peers) as others,
     ):
@@ -34,14 +35,21 @@ def figures(session: bigmachine.Session, options: Options) -> list[Row]:
         def awaits(method: object) -> list[float]:
             return runner.run(measure.timed_async(lambda: there.submit(method, 1), n))
 
+        def calls_in_deadline() -> list[float]:
+            with bigmachine.deadline(60):
+                return measure.timed(lambda: there.call(Target.echo, 1), n)
+
         stats = measure.take_turns(
             rounds,
             floor=lambda: floor.ping(n),
             loops=lambda: runner.run(bare.ping(n)),
+            looking=lambda: runner.run(looking.ping(n)),
             call=lambda: measure.timed(lambda: there.call(Target.echo, 1), n),
             await_async=lambda: awaits(Target.echo_async),
             await_plain=lambda: awaits(Target.echo),
             machine=lambda: here.call(Target.time_calls, there, n),
+            in_deadline=calls_in_deadline,
+            machine_sync=lambda: here.call(Target.time_sync_calls, there, n),
             **others.subjects(lambda peer: measure.timed(peer.echo, n)),
         )
     return rows(stats, others.beside(stats))
@@ -56,8 +64,11 @@ def rows(stats: dict[str, Stat], beside: dict[str, Stat | str]) -> list[Row]:
         return Row(name, "s", stats[key], floors.PING, floor, goals, others or {})
 
     def tail(name: str, key: str) -> Row:
-        ratios = [Stat.of([stats[of].p99 / stats[of].median]) for of in (key, "floor")]
-        return Row(f"p99 / p50 of {name}", "x", ratios[0], floors.PING, ratios[1], (Goal("median", 2.0),))
+        ratios = [Stat.of([stats[of].p99 / stats[of].median]) for of in (key, "looking")]
+        note = (
+            f"p99 {measure.show(stats[key].p99, 's')}; of the blocking sockets {measure.show(stats['floor'].p99, 's')}"
+        )
+        return Row(f"p99 / p50 of {name}", "x", ratios[0], loops.LOOKING, ratios[1], (Goal("median", 2.0),), note=note)
 
     return [
         row(
@@ -69,9 +80,12 @@ def rows(stats: dict[str, Stat], beside: dict[str, Stat | str]) -> list[Row]:
             others=beside,
         ),
         row(loops.PING, "loops"),
+        row(loops.LOOKING, "looking"),
         row("await submit, async def method", "await_async", Goal("ratio", 3.0), Goal("ratio", limit)),
         row("await submit, plain method", "await_plain"),
         row("machine to machine, async def method", "machine", Goal("ratio", limit)),
+        row("sync call, plain method, a deadline of 60 s", "in_deadline", Goal("ratio", 2.3)),
+        row("machine to machine, sync call, plain method", "machine_sync", Goal("ratio", 2.3)),
         tail("sync call, plain method", "call"),
         tail("await submit, async def method", "await_async"),
     ]

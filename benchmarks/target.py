@@ -56,6 +56,10 @@ class Target:
         """Time calls of another machine's async method."""
         return await measure.timed_async(lambda: other.submit(Target.echo_async, 1), n)
 
+    def time_sync_calls(self, other: Machine, n: int) -> list[float]:
+        """Time calls of another machine's plain method for which this one waits."""
+        return measure.timed(lambda: other.call(Target.echo, 1), n)
+
     async def keep_in_flight(self, other: Machine, callers: int, total: int) -> float:
         """Measure the rate of calls of another machine."""
         return await measure.keep_in_flight(lambda: other.submit(Target.echo_async, 1), callers, total)
