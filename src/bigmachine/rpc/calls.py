@@ -84,6 +84,8 @@ class Call(concurrent.futures.Future[R], Generic[R]):
     _cond: threading.Condition | None = None
     #: On which the first thread that waits sleeps, while it does.
     lock: Any = None
+    #: Whether it may be sent again, under a key.
+    has_key = False
     # Who awaits it but the task that does on the loop that carries it.
     _awaiting: list[asyncio.Future[None]] | None = None
     _callbacks: list[Callable[[Any], object]] | None = None

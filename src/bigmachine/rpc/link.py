@@ -143,6 +143,8 @@ class Link(Connector):
         encoded: Encoded | None = self.codec.small_call(ident, method, args, kwargs, timeout, key)
         if encoded is None:
             encoded = self._encode(ident, method, args, kwargs, timeout, key)
+        if key is not None:
+            call.has_key = True
         reactor = self.reactor
         if get_ident() == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
@@ -330,7 +332,8 @@ class Link(Connector):
             self._enter(call.ident, encoded)
 
     def _send_alone(self, call: Call[Any], encoded: bytes) -> None:
-        if self._solo is None or not self._solo.send(call, encoded):
+        # What may be sent again is looked up on the peer's loop.
+        if self._solo is None or call.has_key or not self._solo.send(call, encoded):
             self.main.send(encoded)  # type: ignore[union-attr]  # as above
         self.reactor.polling.expect()
 

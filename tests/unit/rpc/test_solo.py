@@ -223,6 +223,14 @@ def test_while_it_is_taken_other_calls_do_not_wait(ends: Ends, service: Service)
     assert goes_alone(ends, "S.echo", 3)
 
 
+def test_a_call_that_may_be_sent_again_goes_by_the_main_connection(ends: Ends) -> None:
+    connection = solo_of(ends)._connection
+    assert connection is not None
+    before = connection.bytes_out
+    assert ends.link.submit("S.echo", (1,), {}, key=b"k" * 16).result(PATIENCE) == 1
+    assert connection.bytes_out == before
+
+
 def test_calls_that_come_together_go_by_the_main_connection(ends: Ends) -> None:
     def submit() -> list[Call[Any]]:
         return [ends.submit("S.echo", n) for n in range(10)]
