@@ -440,45 +440,52 @@ class Link(Connector):
         if self._is_doubted and (connection is self.main or connection is self.bulk):
             self.believe()
         pending = self._pending
-        method = ""
+        # Calls of one method that went well are counted together if they come one after the other.
         stats: MethodStats | None = None
+        method, came, went = "", 0, 0
         woken = self.reactor.woken
         now = perf_counter()
-        for kind, flags, ident, payload, buffers in frames:
-            if kind == RESULT or kind == ERROR:  # noqa: PLR1714, SIM109 (hot: no tuple is built)
-                call = pending.pop(ident, None)
-                if call is None:
-                    self._unwanted(kind, flags, ident)
-                    continue
-                if call.timer is not None:
-                    call.timer.cancel()
-                if stats is None or call.method is not method:
-                    if stats is not None:
-                        stats.settle()
-                    method = call.method
-                    stats = self.statistics.of(method)
-                stats.note((now - call.sent_at, kind == ERROR, len(payload), call.size))
-                if kind == ERROR or flags:
-                    try:
-                        self._special(call, kind, flags, payload)
-                    except BaseException:
-                        pending[ident] = call  # the connection ends for it: that is what becomes of the call
-                        raise
-                else:
-                    try:
-                        value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
-                    except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
-                        call.fail(not_rebuilt(exc, call.name))
+        try:
+            for kind, flags, ident, payload, buffers in frames:
+                if kind == RESULT or kind == ERROR:  # noqa: PLR1714, SIM109 (hot: no tuple is built)
+                    call = pending.pop(ident, None)
+                    if call is None:
+                        self._unwanted(kind, flags, ident)
+                        continue
+                    if call.timer is not None:
+                        call.timer.cancel()
+                    if kind == ERROR or flags:
+                        counted = self.statistics.of(call.method)
+                        counted.count(now - call.sent_at, kind == ERROR, len(payload), call.size)
+                        try:
+                            self._special(call, kind, flags, payload)
+                        except BaseException:
+                            pending[ident] = call  # the connection ends for it: that is what becomes of the call
+                            raise
                     else:
-                        call.finish(value, woken)
-                    if buffers is not None and connection is self.main:
+                        if stats is None or call.method is not method:
+                            if stats is not None:
+                                stats.settle(came, went)
+                            method, came, went = call.method, 0, 0
+                            stats = self.statistics.of(method)
+                        stats.note(now - call.sent_at)
+                        came += len(payload)
+                        went += call.size
+                        try:
+                            value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
+                        except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
+                            call.fail(not_rebuilt(exc, call.name))
+                        else:
+                            call.finish(value, woken)
+                        if buffers is not None and connection is self.main:
+                            self._wish_for_bulk(payload, buffers)
+                elif kind > PONG:
+                    self.stream_frame(kind, flags, ident, payload, buffers)
+                    if buffers and connection is self.main:
                         self._wish_for_bulk(payload, buffers)
-            elif kind > PONG:
-                self.stream_frame(kind, flags, ident, payload, buffers)
-                if buffers and connection is self.main:
-                    self._wish_for_bulk(payload, buffers)
-        if stats is not None:
-            stats.settle()
+        finally:
+            if stats is not None:
+                stats.settle(came, went)
         if len(frames) > 1:
             connection.hold()  # whoever is woken now may well call again: that leaves together
 

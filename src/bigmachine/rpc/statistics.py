@@ -18,8 +18,6 @@ BUCKETS = 40
 _FOLD = 256
 #: Where the buckets end; the last one has no end (before it: more than three days).
 _ENDS = [2**i / 1e6 for i in range(BUCKETS - 1)]
-#: A call that is over: how many seconds it took, whether it failed, the bytes that came and that went.
-Noted = tuple[float, bool, int, int]
 
 #: Is told of each call that is over: its method, how many seconds it took, and whether it failed. Must be quick.
 Tap = Callable[[str, float, bool], object]
@@ -34,7 +32,20 @@ class MethodStats:
     adding them up one by one. Noting is one operation, so any thread may count; `lock` is held while adding up.
     """
 
-    __slots__ = ("_lock", "_recent", "buckets", "bytes_in", "bytes_out", "calls", "errors", "longest", "note", "total")
+    __slots__ = (
+        "_bytes",
+        "_lock",
+        "_recent",
+        "_times",
+        "buckets",
+        "bytes_in",
+        "bytes_out",
+        "calls",
+        "errors",
+        "longest",
+        "note",
+        "total",
+    )
 
     def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
         self._lock = lock or nullcontext()
@@ -45,20 +56,24 @@ class MethodStats:
         self.bytes_in = 0
         self.bytes_out = 0
         self.buckets = [0] * BUCKETS
-        self._recent: list[Noted] = []
-        #: Counts a call as `count` does, in one operation; whoever has noted some says so by `settle`.
-        self.note: Callable[[Noted], object] = self._recent.append
+        self._recent: list[tuple[float, bool, int, int]] = []
+        # Of calls that went well and come many at a time: what each took, and the bytes of several.
+        self._times: list[float] = []
+        self._bytes: list[tuple[int, int]] = []
+        #: Counts such a call by its seconds; the bytes of all that were noted follow with `settle`.
+        self.note: Callable[[float], object] = self._times.append
 
     def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
-        """Count one call that is over."""
+        """Count one call that is over: the bytes that came, and that went."""
         recent = self._recent
-        self.note((seconds, failed, bytes_in, bytes_out))
+        recent.append((seconds, failed, bytes_in, bytes_out))
         if len(recent) >= _FOLD:
             self.fold()
 
-    def settle(self) -> None:
-        """Add up what was noted, if it is enough for that to be worth it."""
-        if len(self._recent) >= _FOLD:
+    def settle(self, bytes_in: int, bytes_out: int) -> None:
+        """Count the bytes of calls that were noted."""
+        self._bytes.append((bytes_in, bytes_out))
+        if len(self._times) >= _FOLD:
             self.fold()
 
     def fold(self) -> None:
@@ -68,16 +83,20 @@ class MethodStats:
 
     def _fold(self) -> None:
         # Always the same list, and what others note meanwhile stays in it.
-        recent = self._recent[:]
-        if not recent:
+        times, sizes, recent = self._times[:], self._bytes[:], self._recent[:]
+        del self._times[: len(times)], self._bytes[: len(sizes)], self._recent[: len(recent)]
+        if recent:
+            alone, failed, came, went = zip(*recent, strict=True)
+            times += alone
+            self.errors += sum(failed)
+            sizes.append((sum(came), sum(went)))
+        for bytes_in, bytes_out in sizes:
+            self.bytes_in += bytes_in
+            self.bytes_out += bytes_out
+        if not times:
             return
-        del self._recent[: len(recent)]
-        times, failed, bytes_in, bytes_out = zip(*recent, strict=True)
-        self.errors += sum(failed)
         self.calls += len(times)
         self.total += sum(times)
-        self.bytes_in += sum(bytes_in)
-        self.bytes_out += sum(bytes_out)
         # A step for each bucket, not for each call: that would cost as much as sending the calls.
         ordered = sorted(times)
         self.longest = max(self.longest, ordered[-1])
@@ -151,11 +170,18 @@ class _Traced(MethodStats):
         self.counted = counted
         self.method = shown(method)
         self.tap = tap
-        self.note = self._tell
+        self.note = self._note
 
-    def _tell(self, noted: Noted) -> None:
-        self.counted.count(*noted)
-        self.tap(self.method, noted[0], noted[1])
+    def _note(self, seconds: float) -> None:
+        self.counted.note(seconds)
+        self.tap(self.method, seconds, False)
+
+    def settle(self, bytes_in: int, bytes_out: int) -> None:
+        self.counted.settle(bytes_in, bytes_out)
+
+    def count(self, seconds: float, failed: bool, bytes_in: int, bytes_out: int) -> None:
+        self.counted.count(seconds, failed, bytes_in, bytes_out)
+        self.tap(self.method, seconds, failed)
 
     def quantile(self, share: float) -> float:
         return self.counted.quantile(share)
