@@ -442,47 +442,39 @@ class Link(Connector):
         pending = self._pending
         # Calls of one method that went well are counted together if they come one after the other.
         stats: MethodStats | None = None
-        method, came, went = "", 0, 0
+        method, came, went = None, 0, 0
         woken = self.reactor.woken
         now = perf_counter()
         try:
             for kind, flags, ident, payload, buffers in frames:
-                if kind == RESULT or kind == ERROR:  # noqa: PLR1714, SIM109 (hot: no tuple is built)
+                if kind == RESULT and not flags:
                     call = pending.pop(ident, None)
                     if call is None:
-                        self._unwanted(kind, flags, ident)
                         continue
                     if call.timer is not None:
                         call.timer.cancel()
-                    if kind == ERROR or flags:
-                        counted = self.statistics.of(call.method)
-                        counted.count(now - call.sent_at, kind == ERROR, len(payload), call.size)
-                        try:
-                            self._special(call, kind, flags, payload)
-                        except BaseException:
-                            pending[ident] = call  # the connection ends for it: that is what becomes of the call
-                            raise
+                    if call.method is not method:
+                        if stats is not None:
+                            stats.settle(came, went)
+                        method, came, went = call.method, 0, 0
+                        stats = self.statistics.of(method)
+                    stats.note(now - call.sent_at)  # type: ignore[union-attr]  # there is one for this method
+                    came += len(payload)
+                    went += call.size
+                    try:
+                        value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
+                    except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
+                        call.fail(not_rebuilt(exc, call.name))
                     else:
-                        if stats is None or call.method is not method:
-                            if stats is not None:
-                                stats.settle(came, went)
-                            method, came, went = call.method, 0, 0
-                            stats = self.statistics.of(method)
-                        stats.note(now - call.sent_at)
-                        came += len(payload)
-                        went += call.size
-                        try:
-                            value = pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
-                        except BaseException as exc:  # noqa: BLE001 (a user's constructor, on the event loop)
-                            call.fail(not_rebuilt(exc, call.name))
-                        else:
-                            call.finish(value, woken)
-                        if buffers is not None and connection is self.main:
-                            self._wish_for_bulk(payload, buffers)
+                        call.finish(value, woken)
+                    if buffers is not None and connection is self.main:
+                        self._wish_for_bulk(payload, buffers)
                 elif kind > PONG:
                     self.stream_frame(kind, flags, ident, payload, buffers)
                     if buffers and connection is self.main:
                         self._wish_for_bulk(payload, buffers)
+                elif kind in (RESULT, ERROR):
+                    self._special(kind, flags, ident, payload, now)
         finally:
             if stats is not None:
                 stats.settle(came, went)
@@ -494,18 +486,25 @@ class Link(Connector):
         if len(payload) + sum(map(len, buffers)) > LARGE:
             self._open_bulk()
 
-    def _special(self, call: Call[Any], kind: int, flags: int, payload: Buffer) -> None:
-        if kind == ERROR:
-            call.fail(self.codec.load_error(payload, flags, call.name))
+    def _special(self, kind: int, flags: int, ident: int, payload: Buffer, now: float) -> None:
+        """Take an outcome that is not just a value."""
+        call = self._pending.pop(ident, None)
+        if call is None:
+            if kind == RESULT and flags & STREAMED:
+                self.transmit(small_frame(CANCEL, 0, ident))  # nobody wants it any more
             return
-        if flags & OVERSIZED:
-            call.fail(self.oversized(call.name, payload))
-            return
-        call.finish(self.open_stream(call.ident, pickle.loads(payload), f"{call.name} on {self.name}"))
-
-    def _unwanted(self, kind: int, flags: int, ident: int) -> None:
-        if kind == RESULT and flags & STREAMED:
-            self.transmit(small_frame(CANCEL, 0, ident))
+        _stop_timer(call)
+        self.statistics.of(call.method).count(now - call.sent_at, kind == ERROR, len(payload), call.size)
+        try:
+            if kind == ERROR:
+                call.fail(self.codec.load_error(payload, flags, call.name))
+            elif flags & OVERSIZED:
+                call.fail(self.oversized(call.name, payload))
+            else:
+                call.finish(self.open_stream(ident, pickle.loads(payload), f"{call.name} on {self.name}"))
+        except BaseException:
+            self._pending[ident] = call  # the connection ends for it: that is what becomes of the call
+            raise
 
     # connections
 

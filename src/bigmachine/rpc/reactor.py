@@ -323,21 +323,24 @@ def release(waiters: Sequence[asyncio.Future[None]], reactor: Reactor | None = N
     if asyncio.current_task(loop) is not None:  # no task can take a step while another does
         loop.call_soon(release, waiters, reactor)
         return
-    is_kept = reactor is not None and not _FUTURES_KNOW_TASKS
+    over: asyncio.Future[None] | None = None
+    spare: list[asyncio.Future[None]] = []
+    if reactor is not None and not _FUTURES_KNOW_TASKS:
+        over, spare = reactor.over, reactor.spare
     for waiter in waiters:
-        callbacks = waiter._callbacks  # of asyncio's futures, in C and in Python
-        if not callbacks or len(callbacks) > 1:
+        try:
+            ((go_on, context),) = waiter._callbacks  # of asyncio's futures, in C and in Python
+        except (TypeError, ValueError):  # there are none, or several
             if not waiter.done():
                 waiter.set_result(None)
             continue
-        ((go_on, context),) = callbacks
         waiter.remove_done_callback(go_on)
-        if is_kept:
-            reactor.spare.append(waiter)  # type: ignore[union-attr]  # there is one
-            told = reactor.over  # type: ignore[union-attr]
-        else:
+        if over is None:
             waiter.set_result(None)
             told = waiter
+        else:
+            spare.append(waiter)
+            told = over
         try:
             context.run(go_on, told)
         except BaseException as exc:  # noqa: BLE001 (a task lets through what is to end the loop; others go on first)

@@ -191,7 +191,8 @@ class Decoder:
             at = min(self._skip, count)
             self._skip -= at
         end = len(view)
-        while end - at >= HEADER_SIZE:
+        last = end - HEADER_SIZE  # where a frame can begin at most
+        while at <= last:
             size, number, kind, flags, ident = _unpack(view, at)
             if kind > _LAST_KIND or not kind:
                 raise WireError(f"no frame has the kind {kind}")
@@ -199,10 +200,11 @@ class Decoder:
                 raise WireError("a frame has the flag of those that the reader found too large")
             start = at + HEADER_SIZE
             if not number and size <= LARGE:
-                if start + size > end:
+                after = start + size
+                if after > end:
                     break
-                at = start + size
-                frames.append((kind, flags, ident, view[start:at], None))
+                frames.append((kind, flags, ident, view[start:after], None))
+                at = after
                 continue
             after = self._large(view, start, size, number, (kind, flags, ident), frames)
             if after is None:
