@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from bigmachine.rpc.context import CallInfo, current_call, deadline
     from bigmachine.rpc.link import Link, Tamper
     from bigmachine.rpc.names import name_of
-    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, serve_waiting, warm_up
+    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, serve_waiting
     from bigmachine.rpc.pool import DEFAULT_THREADS
     from bigmachine.rpc.reactor import Reactor, new_event_loop
     from bigmachine.rpc.server import Server
     from bigmachine.rpc.services import ServiceTable
     from bigmachine.rpc.statistics import MethodSnapshot
     from bigmachine.rpc.streams.readers import ByteStream, Stream
+    from bigmachine.rpc.transports import warm_up
     from bigmachine.rpc.wire import DEFAULT_LIMIT
 
 _HOME = {
@@ -53,7 +54,7 @@ _HOME = {
     "new_event_loop": "reactor",
     "serve_socket": "net",
     "serve_waiting": "net",
-    "warm_up": "net",
+    "warm_up": "transports",
 }
 
 __getattr__ = lazily(__name__, _HOME)

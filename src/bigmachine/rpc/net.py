@@ -1,7 +1,6 @@
 """Connections over TCP and TLS: dialling, and serving by the protocol that the client chose (ALPN).
 
-Third-party and system errors are translated here, once. `aiofastnet` carries the bytes where it is installed (the
-extra `[fast]`), otherwise the event loop's own transports do: the same code above.
+Third-party and system errors are translated here, once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import logging
 import os
 import socket
 import ssl
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from bigmachine.errors import AuthenticationError, NetworkError
@@ -21,6 +19,7 @@ from bigmachine.frozen import frozen
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.losses import PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
+from bigmachine.rpc.transports import make_client, make_server
 from bigmachine.trust import WAITING_ALPN, Peer, Refused, Role, check_peer, peer_of, waiting_context
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class TlsDialer:
         where = f"{self.server_id} ({self.host}:{self.port})"
         try:
             async with asyncio.timeout(self.connect_timeout + self.handshake_timeout):
-                _, connection = await _create_connection()(
+                _, connection = await make_client(
                     reactor.loop,
                     lambda: Connection(reactor, receiver),
                     sock=await self._reached(reactor.loop),
@@ -213,83 +212,6 @@ class _Shown:
         return self.certificate
 
 
-def warm_up() -> None:
-    """Load what carries the first connection, before there is one: 10 ms that are free while others are waited for."""
-    _create_connection()
-
-
-def _create_connection() -> Callable[..., Any]:
-    try:
-        import aiofastnet  # noqa: F401 (whether there is one)
-    except ImportError:
-        return _by_loop
-    return _by_aiofastnet
-
-
-async def _by_aiofastnet(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], *, sock: socket.socket, **options: Any
-) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-    """Have `aiofastnet` make a TLS connection of a connected socket.
-
-    Its transport closes the socket, but for one that is cut before its first bytes are away: 1.2 then raises before
-    there is a transport, and before the event loop goes on.
-    """
-    import aiofastnet
-
-    gone_on = loop.create_future()
-    loop.call_soon(_resolve, gone_on)
-    try:
-        return await aiofastnet.create_connection(loop, factory, sock=sock, **options)
-    except BaseException:
-        if not gone_on.done():
-            sock.close()
-        raise
-
-
-async def _by_loop(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], *, sock: socket.socket, **options: Any
-) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-    """Have the event loop itself make a TLS connection of a connected socket."""
-    if (uvloop := sys.modules.get("uvloop")) is None or not isinstance(loop, uvloop.Loop):
-        return await loop.create_connection(factory, sock=sock, **options)
-    making = loop.create_task(loop.create_connection(factory, sock=sock, **options))
-
-    def is_over(making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:
-        if making.cancelled() or making.exception() is not None:
-            # uvloop (0.23) has closed the socket, or will; one that is cut before its first bytes are away by number.
-            # Then the socket object would close the same number once more, another file's by then; if that is a
-            # connection, libuv ends the process (SIGABRT).
-            sock.detach()
-
-    def give_up() -> None:
-        if not making.cancel() and not making.cancelled() and making.exception() is None:
-            making.result()[0].abort()
-
-    making.add_done_callback(is_over)
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        # Cancelled in its first two turns, uvloop closes the connection under its TLS and tells nobody: if the
-        # handshake is done by then, the protocol believes in the connection for ever, and an error is logged.
-        _after_turns(loop, 3, give_up)
-        raise
-
-
-def _after_turns(loop: asyncio.AbstractEventLoop, count: int, do: Callable[[], object]) -> None:
-    if count:
-        loop.call_soon(_after_turns, loop, count - 1, do)
-    else:
-        do()
-
-
-def _accept() -> Callable[..., Any]:
-    try:
-        import aiofastnet
-    except ImportError:
-        return lambda loop, *args, **kwargs: loop.connect_accepted_socket(*args, **kwargs)
-    return cast("Callable[..., Any]", aiofastnet.connect_accepted_socket)
-
-
 class _Switch(asyncio.Protocol):
     """Stands at a new connection until the handshake is done, then hands over to the protocol that was agreed on."""
 
@@ -341,7 +263,7 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.dup() as spare:  # the event loop closes its own before the peer is told
             try:
-                await _accept()(
+                await make_server(
                     server.reactor.loop,
                     lambda: _Switch(server),
                     sock,
