@@ -317,7 +317,7 @@ def link(data: bytes) -> None:
     for call in calls:
         if call.exception(0) is None and hasattr(result := call.result(0), "close"):
             result.close()
-    world.until(lambda: not (link._pending or link.incoming or link.outgoing), "something is kept")
+    world.until(lambda: not (link.pending or link.incoming or link.outgoing), "something is kept")
     world.check()
 
 

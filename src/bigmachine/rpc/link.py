@@ -95,7 +95,8 @@ class Link(Connector):
         #: Whether calls wait: the machine is not up yet.
         self._is_held = is_held
         self._idents = itertools.count(1)
-        self._pending: dict[int, Call[Any]] = {}
+        #: Calls that it carries.
+        self.pending: dict[int, Call[Any]] = {}
         self._waiting: dict[int, Encoded] = {}  # for a connection
         self._held: dict[int, Encoded] = {}  # for `release`
         self._for_bulk: dict[int, Encoded] = {}  # for the bulk lane
@@ -206,7 +207,7 @@ class Link(Connector):
         # With other calls under way the loop is awake, and gets through more of them than a thread each; unless they
         # are large, for then it is busy.
         direct = self._direct
-        if direct is None or not self.is_ready or (self._pending and not self._is_carrying()):
+        if direct is None or not self.is_ready or (self.pending and not self._is_carrying()):
             return ELSEWHERE
         if method in direct.by_loop:
             direct = self._direct_to_loop
@@ -305,12 +306,12 @@ class Link(Connector):
         if self.is_ready and type(encoded) is bytes and not self._feeds:
             # What nearly every call is: the rest of this function, and of those below, in the fewest steps.
             call.size = len(encoded)
-            self._pending[call.ident] = call
+            self.pending[call.ident] = call
             if timeout is not None:
                 call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
             if not self._heartbeat.is_on:
                 self._heartbeat.start()
-            if len(self._pending) == 1:
+            if len(self.pending) == 1:
                 self._send_alone(call, encoded)
             else:
                 self.main.send(encoded)  # type: ignore[union-attr]  # there is one, if the link is ready
@@ -322,7 +323,7 @@ class Link(Connector):
         call.size = size_of(encoded)
         if call.size > _LARGE_CALL:
             self._note_large(call)
-        self._pending[call.ident] = call
+        self.pending[call.ident] = call
         if timeout is not None:
             call.timer = self.reactor.loop.call_later(timeout, self._expire, call, timeout)
         self._heartbeat.start()
@@ -367,7 +368,7 @@ class Link(Connector):
                 near.link.tamper_with(tamper)
 
     def _send(self, ident: int, encoded: Encoded) -> None:
-        if self._tamper is not None and self._tamper(self, self._pending[ident], encoded):
+        if self._tamper is not None and self._tamper(self, self.pending[ident], encoded):
             return
         self.pass_on(ident, encoded)
 
@@ -410,7 +411,7 @@ class Link(Connector):
     def _forget(self, ident: int) -> None:
         self._drop_feeds(ident)
         is_unsent = any(place.pop(ident, None) for place in (self._waiting, self._held, self._for_bulk))
-        call = self._pending.pop(ident, None)
+        call = self.pending.pop(ident, None)
         if call is None:
             if (incoming := self.incoming.get(ident)) is not None:
                 incoming.close()
@@ -439,7 +440,7 @@ class Link(Connector):
     def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
         if self._is_doubted and (connection is self.main or connection is self.bulk):
             self.believe()
-        pending = self._pending
+        pending = self.pending
         # Calls of one method that went well are counted together if they come one after the other.
         stats: MethodStats | None = None
         method, came, went = None, 0, 0
@@ -488,7 +489,7 @@ class Link(Connector):
 
     def _special(self, kind: int, flags: int, ident: int, payload: Buffer, now: float) -> None:
         """Take an outcome that is not just a value."""
-        call = self._pending.pop(ident, None)
+        call = self.pending.pop(ident, None)
         if call is None:
             if kind == RESULT and flags & STREAMED:
                 self.transmit(small_frame(CANCEL, 0, ident))  # nobody wants it any more
@@ -503,7 +504,7 @@ class Link(Connector):
             else:
                 call.finish(self.open_stream(ident, pickle.loads(payload), f"{call.name} on {self.name}"))
         except BaseException:
-            self._pending[ident] = call  # the connection ends for it: that is what becomes of the call
+            self.pending[ident] = call  # the connection ends for it: that is what becomes of the call
             raise
 
     # connections
@@ -511,7 +512,7 @@ class Link(Connector):
     def is_waiting(self) -> bool:
         """Tell whether calls or streams wait for something to come."""
         is_direct = any(direct.is_waiting for direct in (self._direct, self._direct_to_loop) if direct is not None)
-        return bool(is_direct or self._pending or self.incoming or self.outgoing)
+        return bool(is_direct or self.pending or self.incoming or self.outgoing)
 
     def _drop_further(self) -> None:
         if self._solo is not None:
@@ -538,7 +539,7 @@ class Link(Connector):
 
     def lost_alone(self, call: Call[Any], cause: BigmachineError) -> None:
         """Have it judged what became of a lone call, if it has not been given up."""
-        if self._pending.pop(call.ident, None) is not None:
+        if self.pending.pop(call.ident, None) is not None:
             self._lost_directly(call, cause)
 
     def _lost_directly(self, call: Call[Any], cause: BigmachineError) -> None:
@@ -561,9 +562,9 @@ class Link(Connector):
         self._drop_further()
         self._waiting.update(self._for_bulk)  # nothing of them was sent
         self._for_bulk = {}
-        sent = [call for i, call in self._pending.items() if i not in self._waiting and i not in self._held]
+        sent = [call for i, call in self.pending.items() if i not in self._waiting and i not in self._held]
         for call in sent:
-            del self._pending[call.ident]
+            del self.pending[call.ident]
             self._drop_feeds(call.ident)  # there are some only if it was held up on its way here
         streams = list(self.incoming.values())
         self.incoming.clear()
@@ -596,7 +597,7 @@ class Link(Connector):
 
     async def _when_not_dialled(self, cause: BigmachineError) -> None:
         waiting, self._waiting = self._waiting, {}
-        calls = [call for ident in waiting if (call := self._pending.pop(ident, None)) is not None]
+        calls = [call for ident in waiting if (call := self.pending.pop(ident, None)) is not None]
         for ident in waiting:
             self._drop_feeds(ident)
         await self._judge(calls, [], cause)
@@ -613,7 +614,7 @@ class Link(Connector):
                 dialling.cancel()
         for near in list(self._nears.values()):
             near.close(error)
-        pending, self._pending = self._pending, {}
+        pending, self.pending = self.pending, {}
         self._waiting.clear()
         self._held.clear()
         self._for_bulk.clear()

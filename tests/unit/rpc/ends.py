@@ -111,7 +111,7 @@ class Ends:
     def is_idle(self) -> bool:
         """Whether neither end has anything under way."""
         link, channels = self.link, self.server.channels
-        calls = (link._pending, link._waiting, link._held, link._for_bulk, link._judged)
+        calls = (link.pending, link._waiting, link._held, link._for_bulk, link._judged)
         here = (*calls, link._feeds, link.incoming, link.outgoing)
         return not any(here) and not any(c.runs or c.incoming or c.outgoing for c in list(channels))
 

@@ -117,7 +117,7 @@ def test_of_a_call_that_somebody_held_up_while_the_connection_was_lost() -> None
         ends.call("S.echo")
         ends.link.tamper_with(swallow)
         call = ends.submit("S.read", made.make)
-        until(lambda: call.ident in ends.link._pending)
+        until(lambda: call.ident in ends.link.pending)
         ends.cut()
         with pytest.raises(NetworkError):
             call.result(PATIENCE)
