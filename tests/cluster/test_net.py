@@ -235,6 +235,29 @@ def test_a_deadline_needs_nothing_from_a_peer_that_is_dead_but_connected() -> No
         finish(reactor)
 
 
+@pytest.mark.usefixtures("stack")
+def test_a_connection_whose_peer_says_no_farewell_is_closed_twice_and_then_ends_when_it_is_aborted() -> None:
+    with quiet():
+        context = client_context(identity())
+        mute = Mute()
+        reactor = Reactor.in_thread("test-io")
+        dialer = TlsDialer("127.0.0.1", mute.port, MACHINE, SESSION, (Role.MACHINE,), context)
+        link = Link(reactor, dialer, name="m1")
+        connection = reactor.run(dialer.dial(reactor, link), PATIENCE)
+
+        async def end() -> None:
+            connection.close()
+            connection.close()
+            assert connection.is_open
+            connection.abort()
+
+        reactor.run(end(), PATIENCE)
+        until(lambda: not connection.is_open)
+        link.close(NetworkError("over"))
+        mute.close()
+        finish(reactor)
+
+
 # --- who may talk to whom
 
 

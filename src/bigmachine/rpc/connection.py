@@ -218,7 +218,8 @@ class Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close after what is gathered was written."""
         self.flush()
-        if self._transport is not None:
+        # Closed once more, asyncio's own transport forgets its connection: an `abort` would do nothing any more.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 
     def abort(self, error: Exception | None = None) -> None:
