@@ -293,14 +293,19 @@ def test_waiting_in_the_loop_for_a_call_that_goes_by_its_own_connection_is_refus
 ) -> None:
     async def scenario() -> None:
         await come_near(ends)
-        call = ends.submit("S.hold")
-        task = asyncio.ensure_future(_await(call))
-        await until_async(lambda: service.begun.acquire(blocking=False))
-        with pytest.raises(BigmachineError, match="would stop the event loop that carries its answer"):
-            call.result()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        while True:
+            call = ends.submit("S.hold")
+            task = asyncio.ensure_future(_await(call))
+            await until_async(lambda: service.begun.acquire(blocking=False))
+            is_near = call.carrier is not ends.link  # on a busy machine it may go the other way before it is awaited
+            if is_near:
+                with pytest.raises(BigmachineError, match="would stop the event loop that carries its answer"):
+                    call.result(PATIENCE)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            if is_near:
+                return
 
     run(scenario())
 
