@@ -107,6 +107,7 @@ class Link(Connector):
         self.is_ready = False
         # The connections of other event loops that call.
         self._nears: dict[asyncio.AbstractEventLoop, Near] = {}
+        self._latest: Near | None = None  # of them
         # Connections for threads that wait: one that a thread of the peer's serves, if it has one for us; and one for
         # the methods that its loop serves better.
         dial = getattr(dialer, "dial_blocking", None)
@@ -147,14 +148,15 @@ class Link(Connector):
         if key is not None:
             call.has_key = True
         reactor = self.reactor
-        if get_ident() == reactor.thread_id:
+        here = get_ident()
+        if here == reactor.thread_id:
             self.begin(call, encoded, timeout, is_urgent)
             return call
-        loop = _get_running_loop()
-        if loop is not None and not (self._feeds and ident in self._feeds):
-            near = self._nears.get(loop) or self._near(loop)
-            if near is not None and near.offer(call, encoded, timeout):
-                return call
+        near = self._latest
+        if near is None or near.thread_id != here or not near.loop.is_running():
+            near = self._near_here(here)
+        if near is not None and not (self._feeds and ident in self._feeds) and near.offer(call, encoded, timeout):
+            return call
         try:
             reactor.post(self.begin, call, encoded, timeout, is_urgent)
         except RuntimeError:
@@ -186,6 +188,15 @@ class Link(Connector):
         if feeds:
             self._feeds[ident] = feeds
         return encoded
+
+    def _near_here(self, thread_id: int) -> Near | None:
+        # Asking asyncio is a system call in Python 3.11 (`getpid`): a fortieth of what a call costs its caller.
+        loop = _get_running_loop()
+        near = None if loop is None else self._nears.get(loop) or self._near(loop)
+        if near is not None:
+            near.thread_id = thread_id
+            self._latest = near
+        return near
 
     def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
         for ended in [other for other in self._nears if other.is_closed()]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio.events import _get_running_loop
 from collections.abc import AsyncGenerator
 from contextvars import Context
 from threading import get_ident
@@ -42,6 +43,8 @@ class Near:
     def __init__(self, far: Link, loop: asyncio.AbstractEventLoop) -> None:
         self.far = far
         self.loop = loop
+        #: Where the loop has run last.
+        self.thread_id = 0
         self.link: Link | None = None
         self._calls = 0
         self._opening: asyncio.Task[Any] | None = None
@@ -57,7 +60,8 @@ class Near:
         link = self.link
         if link is None or not link.is_ready:
             self._calls += 1
-            if self._opening is None and self._calls >= _WORTH_IT and self.far.is_ready:
+            is_worth_it = self._calls >= _WORTH_IT and self.far.is_ready
+            if is_worth_it and self._opening is None and _get_running_loop() is self.loop:
                 self._calls = 0
                 name = f"own connection to {self.far.name}"
                 # It outlives this call, so it does not take its deadline along.

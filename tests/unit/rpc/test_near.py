@@ -149,6 +149,42 @@ def test_the_connection_ends_with_its_loop_and_the_next_loop_makes_its_own(ends:
     assert len(ends.link._nears) <= 3
 
 
+def test_loops_that_take_turns_in_one_thread_have_a_connection_each(ends: Ends) -> None:
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        nears = [runner.run(come_near(ends)) for runner in (first, second)]
+        assert nears[0] is not nears[1]
+        for _ in range(3):
+            for near, runner in zip(nears, (first, second), strict=True):
+                before = [heard(other) for other in nears], ends.link.bytes_heard()
+                assert runner.run(_echo(ends)) == 1
+                after = [heard(other) for other in nears], ends.link.bytes_heard()
+                assert [other for other, b, a in zip(nears, before[0], after[0], strict=True) if a > b] == [near]
+                assert after[1] == before[1]
+            ends.call("S.echo")  # from the same thread, while none of them runs
+
+
+async def _echo(ends: Ends) -> Any:
+    return await ends.submit("S.echo", 1)
+
+
+def test_a_loop_that_another_thread_goes_on_with_is_called_from_there(ends: Ends) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        near = loop.run_until_complete(come_near(ends))
+        before = heard(near)
+        there: list[object] = []
+        thread = threading.Thread(target=lambda: there.append(loop.run_until_complete(_echo(ends))))
+        thread.start()
+        thread.join(PATIENCE)
+        assert there == [1]
+        assert ends.submit("S.echo", 2).result(PATIENCE) == 2
+        assert loop.run_until_complete(_echo(ends)) == 1
+        assert heard(near) > before
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 def test_the_connection_takes_no_deadline_along(ends: Ends, service: Service, run: Run) -> None:
     seen: list[float | None] = []
 
