@@ -201,7 +201,8 @@ class Link(Connector):
     def _near(self, loop: asyncio.AbstractEventLoop) -> Near | None:
         for ended in [other for other in self._nears if other.is_closed()]:
             self._nears.pop(ended, None)
-        if len(self._nears) >= _MOST_NEARS:
+        # Within a process both ends of a connection are on one event loop, and the server has its own.
+        if len(self._nears) >= _MOST_NEARS or self._direct is None:
             return None
         near = self._nears[loop] = Near(self, loop)
         return near

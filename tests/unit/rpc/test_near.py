@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from bigmachine.errors import BigmachineError, DeadlineExceeded, NetworkError
 from bigmachine.rpc import Call, deadline, new_event_loop
 from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.near import Near
-from tests.unit.rpc.ends import PATIENCE, Ends, tls, until, until_async
+from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until, until_async
 
 ENOUGH = 64
 
@@ -388,3 +388,16 @@ def test_many_loops_at_once_each_get_their_answers(ends: Ends) -> None:
         assert not thread.is_alive()
     assert wrong == []
     until(lambda: links(ends) == 1)
+
+
+def test_within_a_process_awaited_calls_of_every_kind_go_by_the_servers_loop(service: Service, run: Run) -> None:
+    with memory({"S": service}) as ends:
+
+        async def scenario() -> None:
+            for number in range(3 * ENOUGH):
+                assert await ends.submit("S.note", number) == number  # a plain method
+                assert await ends.submit("S.echo", number) == number
+            assert sorted(cast(list[int], service.seen)) == list(range(3 * ENOUGH))
+
+        run(scenario())
+        assert not ends.link._nears
