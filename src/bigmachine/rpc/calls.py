@@ -192,6 +192,13 @@ class Call(concurrent.futures.Future[R], Generic[R]):
         """Set the exception; False if there is an outcome already."""
         return self._end(_FINISHED, exc)
 
+    def break_off(self, cause: Exception) -> None:
+        """Fail, for what was to be done for it could not be; on the loop that carries it."""
+        error = BigmachineError(f"{self.name} could not be carried on: {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        if self.fail(error) and self.carrier is not None:
+            self.carrier.give_up(self)
+
     def _end(self, state: str, exc: BaseException | None) -> bool:
         try:
             self.unclaimed.pop()

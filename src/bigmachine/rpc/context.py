@@ -8,11 +8,12 @@ processes, so clocks need not agree.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, SupportsFloat, cast
 
 from bigmachine.errors import InvalidCall
 
@@ -111,11 +112,20 @@ def current_call() -> CallInfo:
 def deadline(seconds: float) -> Iterator[None]:
     """Let every call inside end within `seconds`, also calls that the called methods make in turn.
 
-    Deadlines nest: the earliest counts. A call that is not done by then raises `DeadlineExceeded`.
+    Deadlines nest: the earliest counts. A call that is not done by then raises `DeadlineExceeded`; with 0 or less,
+    that is at once. With `math.inf` there is no deadline but the outer one.
+
+    Raises: InvalidCall if `seconds` is no number.
     """
-    limit = time.monotonic() + seconds
+    given: object = seconds  # whatever it says: not every caller has a type checker
+    if not isinstance(given, SupportsFloat) or math.isnan(given):
+        raise InvalidCall(f"deadline({seconds!r}): give a number of seconds, such as 0.5, or math.inf for none")
     outer = _deadline.get()
-    token = _deadline.set(limit if outer is None else min(limit, outer))
+    limit: float | None = outer
+    if seconds != math.inf:
+        limit = time.monotonic() + float(seconds)
+        limit = limit if outer is None else min(limit, outer)
+    token = _deadline.set(limit)
     try:
         yield
     finally:

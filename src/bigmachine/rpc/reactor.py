@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from threading import get_ident
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
@@ -60,6 +60,13 @@ class Sleeper(Protocol):
     """What a thread waits for; `lock` is None once it does not, for whatever reason."""
 
     lock: Any
+
+
+@runtime_checkable
+class Concerned(Protocol):
+    """What a post is for, as its first argument: told if the post fails."""
+
+    def break_off(self, cause: Exception) -> object: ...
 
 
 class Reactor:
@@ -145,7 +152,9 @@ class Reactor:
         return threading.get_ident() == self.thread_id
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called on the loop soon; from any thread, in order.
+        """Have `function(*args)` called on the loop soon; from any thread, in order. If it raises, that is logged.
+
+        If the first of `args` is `Concerned`, such as a call, it hears of that.
 
         Raises: RuntimeError if the loop has ended.
         """
@@ -178,8 +187,10 @@ class Reactor:
                 function, args = posts.popleft()
                 try:
                     function(*args)
-                except Exception:  # noqa: BLE001 (the loop's edge)
+                except Exception as exc:  # noqa: BLE001 (the loop's edge)
                     _log.exception("a posted call failed")
+                    if args and isinstance(args[0], Concerned):
+                        args[0].break_off(exc)  # or whoever waits for it would wait for ever
         finally:
             del posts
             if not outer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -55,6 +56,22 @@ def test_a_deadline_that_has_passed_leaves_less_than_nothing() -> None:
         left = remaining()
         assert left is not None
         assert left < 0
+
+
+@pytest.mark.parametrize("seconds", [math.nan, "1", None])
+def test_a_deadline_that_is_no_number_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidCall, match=r"deadline\(.*\): give a number of seconds"), deadline(seconds):
+        raise AssertionError("it was taken")
+    assert remaining() is None
+
+
+def test_an_infinite_deadline_is_none_but_the_outer_one() -> None:
+    with deadline(math.inf):
+        assert remaining() is None
+    with deadline(100):
+        before = get_deadline()
+        with deadline(math.inf):
+            assert get_deadline() == before
 
 
 def test_a_deadline_follows_into_tasks_and_not_into_other_threads() -> None:

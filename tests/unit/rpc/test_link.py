@@ -226,6 +226,22 @@ def test_large_arguments_are_logged_once_a_minute_at_most(
     ]
 
 
+def test_a_call_that_cannot_be_begun_on_the_loop_fails_and_is_forgotten(ends: Ends) -> None:
+    ends.call("S.echo")
+
+    def tamper(link: object, call: Call[Any], encoded: object) -> bool:
+        raise ZeroDivisionError("no call today")
+
+    ends.link.tamper_with(tamper)
+    with pytest.raises(BigmachineError, match=r"S\.echo could not be carried on: ZeroDivisionError: no call") as caught:
+        ends.call("S.echo")
+    assert type(caught.value.__cause__) is ZeroDivisionError
+    ends.link.tamper_with(None)
+    assert ends.call("S.echo", 1) == 1
+    until(ends.is_idle)
+    assert "a posted call failed" in ends.complaints.pop()
+
+
 # --- deadlines
 
 
