@@ -29,6 +29,7 @@ from bigmachine.machine.retry import has_stream, retry
 from bigmachine.machine.routes import Address
 from bigmachine.rpc import Call, Link, Stream, Tamper, name_of
 from bigmachine.rpc.names import TRACING_API as API
+from bigmachine.rpc.names import known_names
 from bigmachine.rpc.waiting.direct import ELSEWHERE
 
 if TYPE_CHECKING:
@@ -243,14 +244,17 @@ class Machine:
         self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: bytes | None = None
     ) -> Call[Any]:
         try:
-            name = method if type(method) is str else name_of(method)
+            try:
+                name = known_names[method]
+            except (KeyError, TypeError):
+                name = name_of(method)
             if self._life.state is _STOPPED:
                 raise _copy_of(self._life.error)
             if name is method and name.startswith("Supervisor."):  # a function is no method of the Supervisor's
                 return self._supervise(name, args, kwargs)
             if API in modules and (span := self._span(name, kwargs)) is not None:
-                return span.follow(self._program.submit(name, args, span.kwargs, key=key))
-            return self._program.submit(name, args, kwargs, key=key)
+                return span.follow(self._program.submit(name, args, span.kwargs, None, key))
+            return self._program.submit(name, args, kwargs, None, key)
         except BigmachineError as exc:
             call: Call[Any] = Call(0, str(method))
             call.fail(exc.with_traceback(None))  # that has this frame, which has the call, which has the error

@@ -128,9 +128,8 @@ class Link(Connector):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         timeout: float | None = None,
-        *,
-        is_urgent: bool = False,
         key: bytes | None = None,
+        is_urgent: bool = False,
     ) -> Call[Any]:
         """Send a call; one that `is_urgent` also while the link is held.
 
@@ -155,8 +154,14 @@ class Link(Connector):
         near = self._latest
         if near is None or near.thread_id != here or not near.loop.is_running():
             near = self._near_here(here)
-        if near is not None and not (self._feeds and ident in self._feeds) and near.offer(call, encoded, timeout):
-            return call
+        if near is not None and not (self._feeds and ident in self._feeds):
+            if near.link is not None and near.link.is_ready:
+                call.near = near
+                near.offers[ident] = (call, encoded, timeout)
+                if not near.is_guarded:
+                    near.guard()
+                return call
+            near.want()
         try:
             reactor.post(self.begin, call, encoded, timeout, is_urgent)
         except RuntimeError:

@@ -50,29 +50,25 @@ class Near:
         self._opening: asyncio.Task[Any] | None = None
         self._closer: AsyncGenerator[None] | None = None
         #: What nobody has sent yet, by its id, the oldest first: each call, encoded, and its time-out.
-        self._offers: dict[int, tuple[Call[Any], Encoded, float | None]] = {}
-        self._is_guarded = False
+        self.offers: dict[int, tuple[Call[Any], Encoded, float | None]] = {}
+        self.is_guarded = False
 
     # on the foreign loop
 
-    def offer(self, call: Call[Any], encoded: Encoded, timeout: float | None) -> bool:
-        """Offer a call; False if it has to go by the far link at once."""
-        link = self.link
-        if link is None or not link.is_ready:
-            self._calls += 1
-            is_worth_it = self._calls >= _WORTH_IT and self.far.is_ready
-            if is_worth_it and self._opening is None and _get_running_loop() is self.loop:
-                self._calls = 0
-                name = f"own connection to {self.far.name}"
-                # It outlives this call, so it does not take its deadline along.
-                self._opening = self.loop.create_task(self._open(), name=name, context=Context())
-            return False
-        call.near = self
-        self._offers[call.ident] = (call, encoded, timeout)
-        if not self._is_guarded:
-            self._is_guarded = True
-            self.far.reactor.post(self._guard, 0, 0, _GUARD)
-        return True
+    def want(self) -> None:
+        """Note a call that could not be offered: many are worth a connection."""
+        self._calls += 1
+        is_worth_it = self._calls >= _WORTH_IT and self.far.is_ready
+        if is_worth_it and self._opening is None and _get_running_loop() is self.loop:
+            self._calls = 0
+            name = f"own connection to {self.far.name}"
+            # It outlives this call, so it does not take its deadline along.
+            self._opening = self.loop.create_task(self._open(), name=name, context=Context())
+
+    def guard(self) -> None:
+        """Have it looked after what is offered from now on."""
+        self.is_guarded = True
+        self.far.reactor.post(self._guard, 0, 0, _GUARD)
 
     def send_here(self, call: Call[Any]) -> Reactor | None:
         """Send an offered call that is awaited, and return who carries it; None if it has to be another one."""
@@ -81,7 +77,7 @@ class Near:
         if get_ident() != reactor.thread_id or not self.loop.is_running() or not link.is_ready:
             return None
         call.near = None
-        offer = self._offers.pop(call.ident, None)  # one operation: only one thread gets it
+        offer = self.offers.pop(call.ident, None)  # one operation: only one thread gets it
         if offer is None:
             return None
         call.carrier = link
@@ -101,7 +97,7 @@ class Near:
     def send_far(self, call: Call[Any]) -> None:
         """Have an offered call sent by the far link, unless somebody else has sent it."""
         call.near = None
-        offer = self._offers.pop(call.ident, None)  # as above
+        offer = self.offers.pop(call.ident, None)  # as above
         if offer is not None:
             self.far.reactor.post(self.far.begin, *offer)
 
@@ -132,7 +128,7 @@ class Near:
 
     def _guard(self, seen: int, idle: int, pause: float) -> None:
         """Send what was not claimed since it was seen at the last look; `seen`: the last one that was."""
-        offered = list(self._offers.values())
+        offered = list(self.offers.values())
         forgotten = [call for call, _, _ in offered if call.ident <= seen]
         for call in forgotten:
             self.send_far(call)
@@ -143,14 +139,14 @@ class Near:
         if idle < _IDLE_CHECKS:
             self.far.reactor.loop.call_later(pause, self._guard, seen, idle, pause)
         else:
-            self._is_guarded = False
-            if self._offers:  # offered between the look and the flag
-                self._is_guarded = True
+            self.is_guarded = False
+            if self.offers:  # offered between the look and the flag
+                self.is_guarded = True
                 self.far.reactor.loop.call_later(_GUARD, self._guard, seen, 0, _GUARD)
 
     def close(self, error: BaseException) -> None:
         """End it with the far link; from any thread."""
-        for call, _, _ in list(self._offers.values()):
+        for call, _, _ in list(self.offers.values()):
             self.send_far(call)
         if self.link is not None and not self.loop.is_closed():
             self.link.close(error)
