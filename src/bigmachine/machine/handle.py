@@ -256,7 +256,7 @@ class Machine:
                 return span.follow(self._program.submit(name, args, span.kwargs, None, key))
             return self._program.submit(name, args, kwargs, None, key)
         except BigmachineError as exc:
-            call: Call[Any] = Call(0, str(method))
+            call: Call[Any] = Call(0, getattr(method, "__qualname__", str(method)))
             call.fail(exc.with_traceback(None))  # that has this frame, which has the call, which has the error
             return call
 

@@ -131,8 +131,7 @@ class Channel(Lanes):
         early: Early | None = None,
     ) -> None:
         if flags & OVERSIZED:
-            text = f"the call has {bytes(payload).decode()} bytes, above this machine's limit of {self.codec.limit:,}"
-            self._refuse(ident, InvalidCall(text))
+            self._refuse(ident, self.codec.large_call(payload))
             return
         fed_by: tuple[int, ...] = ()
         server = self.server

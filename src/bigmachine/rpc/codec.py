@@ -26,6 +26,7 @@ from bigmachine.rpc.wire import (
     DEFAULT_LIMIT,
     ERROR,
     HEADER,
+    ITEM,
     MAX_BUFFERS,
     MAX_PAYLOAD,
     OURS,
@@ -42,6 +43,23 @@ _BY_REFERENCE = 64 * 1024
 
 #: Characters that are left of the message and the traceback of an exception above the limit.
 _MESSAGE_LEFT, _TRACEBACK_LEFT = 2048, 16384
+
+#: What to do about something that is too large.
+_REMEDY = (
+    "send it in pieces or as a stream, or raise the session's setting `limit` (bytes): "
+    "bigmachine.start(..., limit=N), --bigm.limit or BIGMACHINE_LIMIT"
+)
+_NOT_NESTED = (
+    "iterators and binary files are streams only as an argument or a result by themselves, not inside another value"
+)
+#: What can be done about a value that cannot be pickled, by what pickle calls it.
+_HINTS = (
+    ("TextIOWrapper", "opened as binary (mode 'rb'), a file is a stream"),
+    ("memoryview", "give bytes(view), a copy, or pickle.PickleBuffer(view), which is none"),
+    ("generator", _NOT_NESTED),
+    ("_io.", _NOT_NESTED),
+    ("itertools.", _NOT_NESTED),
+)
 
 #: How far back what an exception followed is told, and how many members of a group.
 _DEEPEST, _MOST_MEMBERS = 8, 16
@@ -129,8 +147,9 @@ class Codec:
         try:
             payload = self.dumps(value, buffers)
         except Exception as exc:
-            hint = "; opened as binary (mode 'rb'), a file is a stream" if "TextIOWrapper" in str(exc) else ""
-            raise InvalidCall(f"{what} cannot be pickled: {type(exc).__name__}: {exc}{hint}") from exc
+            reason = str(exc)
+            hint = next((f"; {hint}" for word, hint in _HINTS if word in reason), "")
+            raise InvalidCall(f"{what} cannot be pickled: {type(exc).__name__}: {reason}{hint}") from exc
         if not buffers:
             if len(payload) < BLOB:
                 return _pack(len(payload), 0, kind, flags, ident) + payload
@@ -146,13 +165,21 @@ class Codec:
         table = [len(view) | (AS_BYTES if type(view.obj) is bytes else 0) for view in views]
         total = len(payload) + sum(map(len, views))
         if total > self.limit or len(payload) > MAX_PAYLOAD:
-            raise InvalidCall(
-                f"{what} has {total:,} bytes, above the limit of {self.limit:,}: "
-                "send it in pieces or as a stream, or raise the limit"
-            )
+            raise self.too_large(what if kind == ITEM else f"{what}{self._place()}", total)  # an item's says where
         if total < _BY_REFERENCE:
             return b"".join([head(kind, flags, ident, payload, table), *views])
         return [head(kind, flags, ident, payload, table), *views]
+
+    def too_large(self, what: str, size: int, where: str = "") -> InvalidCall:
+        """Say that `what` has more bytes than the limit, `where` it is one, and what to do."""
+        return InvalidCall(f"{what} has {size:,} bytes, above the limit of {self.limit:,}{where}: {_REMEDY}")
+
+    def large_call(self, payload: Buffer) -> InvalidCall:
+        """Say that a call that came is too large, by the payload that a `Decoder` gives instead of its own."""
+        return self.too_large(f"the call{self._place()}", int(bytes(payload)), " there")
+
+    def _place(self) -> str:
+        return f" (machine {self.machine})" if self.machine else ""
 
     def loads(self, payload: Buffer, buffers: list[bytes | bytearray] | None) -> Any:
         """Unpickle a value."""
@@ -301,7 +328,7 @@ class Codec:
         """Decode an exception; one that `call` raised has real frames of the machine, and their text as its cause."""
         if flags & OVERSIZED:
             size = f"an error of {int(bytes(payload)):,} bytes, above the limit of {self.limit:,} here"
-            return RemoteError("(unknown)", size, why="it was too large to be read")
+            return self._noted(RemoteError("(unknown)", size, why="it was too large to be read"), call)
         blob, name, message, text, why, notes, story = pickle.loads(payload)
         exc: BaseException | None = None
         if blob is not None:
@@ -312,7 +339,7 @@ class Codec:
         if not isinstance(exc, Exception):
             exc = RemoteError(name, message, text, why)
         if flags & OURS:
-            story, call = None, ""
+            story = None
             exc.__cause__ = RemoteCause(text, self.machine) if text else exc.__cause__
         # The error itself is worth more than what is told of it: a source that claims columns it cannot have, notes
         # that are no list.
@@ -326,6 +353,10 @@ class Codec:
         with contextlib.suppress(Exception):
             if notes and not hasattr(exc, "__notes__"):
                 exc.__notes__ = notes  # they hang on the exception's __dict__, which its own pickling may leave behind
+        return self._noted(exc, call)
+
+    def _noted(self, exc: Exception, call: str) -> Exception:
+        with contextlib.suppress(Exception):  # an `add_note` of the user's
             if call:
                 exc.add_note(f"(on machine {self.machine or '?'}, in the call {call})")
         return exc

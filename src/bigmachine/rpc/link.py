@@ -264,8 +264,7 @@ class Link(Connector):
 
     def oversized(self, method: str, payload: Buffer) -> InvalidCall:
         """Say that a result is above the limit."""
-        size = bytes(payload).decode()
-        return InvalidCall(f"the result of {method} has {size} bytes, above the limit of {self.codec.limit:,} here")
+        return self.codec.too_large(f"the result of {method} on {self.name}", int(bytes(payload)), " here")
 
     def close(self, error: BaseException) -> None:
         """End the link for good; what is pending or comes later fails with `error`."""

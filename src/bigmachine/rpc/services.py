@@ -166,8 +166,10 @@ class ServiceTable:
             return matches[0]
         if not matches:
             raise InvalidCall(f"no service of class {qualname} on this machine{_instead(qualname, self.names())}")
+        derived = any(type(self._services[name]).__qualname__ != qualname for name in matches)
+        of_class = f"of class {qualname}{' or of classes derived from it' if derived else ''}"
         raise InvalidCall(
-            f"{len(matches)} services are of class {qualname} ({', '.join(sorted(matches))}): "
+            f"{len(matches)} services are {of_class} ({', '.join(sorted(matches))}): "
             f"name the one you mean, as in '{min(matches)}.{method}'"
         )
 

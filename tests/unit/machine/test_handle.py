@@ -234,6 +234,7 @@ def test_a_call_of_what_is_not_there_is_refused(machine: Machine, method: object
 def test_what_is_wrong_with_a_submitted_call_is_its_outcome(machine: Machine) -> None:
     call = machine.submit(Echo.same, threading.Lock())
     assert isinstance(call.exception(10), InvalidCall)
+    assert repr(call) == "<Call Echo.same #0 raised InvalidCall>"
 
 
 def test_a_call_on_a_stopped_machine_fails_at_once_with_its_certificate(machine: Machine) -> None:

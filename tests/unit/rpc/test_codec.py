@@ -7,6 +7,7 @@ import pickle
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,33 @@ def test_an_argument_that_cannot_be_pickled_is_an_invalid_call_that_names_the_me
 def test_a_file_of_text_as_an_argument_is_told_how_it_could_travel(tmp_path: Path) -> None:
     with (tmp_path / "f").open("w") as file, pytest.raises(InvalidCall, match=r"opened as binary .*a file is a stream"):
         Codec().call(CALL, 0, 1, "S.m", (file,), {}, None)
+
+
+def test_a_memoryview_is_told_how_it_could_travel() -> None:
+    with pytest.raises(InvalidCall, match=r"memoryview.*; give bytes\(view\), a copy, or pickle.PickleBuffer"):
+        CODEC.call(CALL, 0, 1, "S.m", (memoryview(b"abc"),), {}, None)
+
+
+@pytest.mark.parametrize("wrap", [lambda stream: [stream], lambda stream: {"a": stream}], ids=["list", "dict"])
+def test_what_would_be_a_stream_by_itself_is_told_so_inside_a_value(
+    wrap: Callable[[object], object], tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"")
+    with (tmp_path / "f").open("rb") as file:
+        for nested in (n for n in range(3)), file:
+            with pytest.raises(InvalidCall, match=r"are streams only as an argument or a result by themselves"):
+                CODEC.call(CALL, 0, 1, "S.m", (wrap(nested),), {}, None)
+            with pytest.raises(InvalidCall, match=r"are streams only as an argument or a result by themselves"):
+                CODEC.result(RESULT, 0, 1, wrap(nested), "S.m")
+
+
+def test_what_is_too_large_says_where_and_what_to_do() -> None:
+    codec = Codec(machine="m7", limit=150_000)
+    where = r"S\.m \(machine m7\) has 200,\d\d\d bytes, above the limit of 150,000: .*limit=N.*BIGMACHINE_LIMIT"
+    with pytest.raises(InvalidCall, match="an argument of " + where):
+        codec.call(CALL, 0, 1, "S.m", (bytes(200_000),), {}, None)
+    with pytest.raises(InvalidCall, match="the result of " + where):
+        codec.result(RESULT, 0, 1, bytes(200_000), "S.m")
 
 
 def test_a_result_that_cannot_be_pickled_is_an_invalid_call_that_names_the_method_and_the_reason() -> None:

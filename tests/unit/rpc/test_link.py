@@ -198,11 +198,14 @@ def test_a_result_that_cannot_be_rebuilt_is_an_invalid_call(ends: Ends, kind: ty
 def test_results_and_errors_above_this_sides_limit_fail_their_call_alone(service: Service) -> None:
     with memory({"S": service}, codec=Codec(limit=100_000)) as ends:
         with pytest.raises(
-            InvalidCall, match=r"the result of S\.zeros has 200\d\d\d bytes, above the limit of 100,000"
+            InvalidCall, match=r"the result of S\.zeros on m1 has 200,\d\d\d bytes, above the limit of 100,000.*limit=N"
         ):
             ends.call("S.zeros", 200_000)
-        with pytest.raises(BigmachineError, match=r"an error of \d+,\d+ bytes, above the limit of 100,000 here"):
+        with pytest.raises(
+            BigmachineError, match=r"an error of \d+,\d+ bytes, above the limit of 100,000 here"
+        ) as caught:
             ends.call("S.fail", LookupError("x" * 60_000))
+        assert "in the call S.fail" in caught.value.__notes__[0]
         assert ends.call("S.echo", 1) == 1
 
 

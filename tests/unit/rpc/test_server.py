@@ -413,8 +413,12 @@ def test_a_call_above_the_machines_limit_is_an_invalid_call_with_both_sizes(serv
         ends.server.codec.limit = 100_000
         assert ends.call("S.echo", 1) == 1
         ends.cut()
-        with pytest.raises(InvalidCall, match=r"the call has 200\d\d\d bytes, above this machine's limit of 100,000"):
+        with pytest.raises(
+            InvalidCall, match=r"the call has 200,\d\d\d bytes, above the limit of 100,000 there"
+        ) as caught:
             ends.call("S.echo", bytes(200_000))
+        assert "BIGMACHINE_LIMIT" in str(caught.value)
+        assert "in the call S.echo" in caught.value.__notes__[0]
         assert ends.call("S.echo", 1) == 1
 
 

@@ -89,8 +89,7 @@ class StreamHost:
             return
         if flags & OVERSIZED:
             size = int(bytes(payload))
-            text = f"an item of the stream {incoming.what} has {size:,} bytes, above the limit of {self.codec.limit:,}"
-            self._break_off(incoming, InvalidCall(text))
+            self._break_off(incoming, self.codec.too_large(f"an item of the stream {incoming.what}", size))
             return
         size = 16 + len(payload) + (8 * len(buffers) + sum(map(len, buffers)) if buffers else 0)
         if not len(payload) and buffers:

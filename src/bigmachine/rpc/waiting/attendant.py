@@ -31,7 +31,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from bigmachine.errors import AuthenticationError, InvalidCall
+from bigmachine.errors import AuthenticationError
 from bigmachine.rpc.buffers import allocate
 from bigmachine.rpc.channel import not_rebuilt
 from bigmachine.rpc.codec import UNSAID
@@ -305,8 +305,7 @@ class Attendant:
     def _unfit(self, flags: int, ident: int, payload: Buffer) -> bytes:
         if not flags & OVERSIZED:
             raise WireError("a call with streams came where calls are made one after the other")
-        text = f"the call has {bytes(payload).decode()} bytes, above this machine's limit of {self._codec.limit:,}"
-        return self._codec.error(ident, InvalidCall(text), ours=True)
+        return self._codec.error(ident, self._codec.large_call(payload), ours=True)
 
     def _may_call(self, method: Method) -> bool:
         authorize = self._server.authorize
