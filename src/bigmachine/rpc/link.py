@@ -484,8 +484,10 @@ class Link(Connector):
                         call.fail(not_rebuilt(exc, call.name))
                     else:
                         call.finish(value, woken)
-                    if buffers is not None and connection is self.main:
-                        self._wish_for_bulk(payload, buffers)
+                    if buffers is not None:
+                        came += sum(map(len, buffers))
+                        if connection is self.main:
+                            self._wish_for_bulk(payload, buffers)
                 elif kind > PONG:
                     self.stream_frame(kind, flags, ident, payload, buffers)
                     if buffers and connection is self.main:

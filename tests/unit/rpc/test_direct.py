@@ -327,6 +327,11 @@ def test_calls_are_counted_on_both_sides(ends: Ends) -> None:
     assert here["S.fail"].errors == 1 == there["S.fail"].errors
 
 
+def test_what_comes_out_of_band_is_counted_too(ends: Ends) -> None:
+    call(ends, "S.size", 200_000)
+    assert 200_000 < ends.link.statistics.snapshot()["S.size"].bytes_in < 201_000
+
+
 def test_a_link_that_is_closed_releases_who_waits_with_its_error(ends: Ends, service: Service) -> None:
     waiting = in_thread(lambda: call(ends, "S.hold"))
     assert service.begun.acquire(timeout=PATIENCE)

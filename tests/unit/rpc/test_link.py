@@ -705,6 +705,14 @@ def _receive(ends: Ends, frame: bytes) -> None:
 # --- statistics
 
 
+def test_what_comes_out_of_band_is_counted_as_the_server_counts_it(ends: Ends) -> None:
+    for _ in range(2):
+        ends.call("S.zeros", 200_000)
+    until(lambda: ends.link.statistics.snapshot()["S.zeros"].bytes_in > 400_000)
+    here, there = ends.link.statistics.snapshot()["S.zeros"], ends.server.statistics.snapshot()["S.zeros"]
+    assert here.bytes_in <= there.bytes_out < 401_000
+
+
 def counted(ends: Ends) -> tuple[int, int]:
     told = ends.link.statistics.snapshot().get("S.hold")
     return (told.calls, told.errors) if told is not None else (0, 0)

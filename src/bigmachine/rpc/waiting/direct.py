@@ -231,8 +231,9 @@ class Direct:
         if self._socket is not sock:
             sock.close()  # dropped meanwhile
         self._used = later = perf_counter()
-        kind, _, _, payload, _ = frame
-        link.statistics.of(method).count(later - now, kind == ERROR, len(payload), size)
+        kind, _, _, payload, buffers = frame
+        came = len(payload) if buffers is None else len(payload) + sum(map(len, buffers))
+        link.statistics.of(method).count(later - now, kind == ERROR, came, size)
         return self._outcome(sent, frame)
 
     def _broken(self, sent: _Sent, exc: BaseException, leash: _Leash | None) -> Call[Any]:
