@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine import State
+from bigmachine import Machine, NetworkError, State
 from bigmachine.rpc.wire import (
     CALL,
     CANCEL,
@@ -35,7 +35,7 @@ from bigmachine.rpc.wire import (
 )
 from bigmachine.trust import client_context
 from tests.cluster.fault_services import Hoarder, Target
-from tests.cluster.processes import LIMIT, Cluster, agent_pid, cluster_in, is_alive, machine_pid
+from tests.cluster.processes import LIMIT, Cluster, agent_pid, cluster_in, is_alive, machine_pid, wait_for
 from tests.cluster.programs import IMPORTABLE, RunProgram, WriteProgram
 from tests.cluster.strangers import ends, hello, reset
 
@@ -215,6 +215,38 @@ def test_a_machine_without_descriptors_serves_whom_it_has_and_recovers(cluster: 
         machine.call(Hoarder.give_back)
         assert is_served(cluster)
     assert machine.state is other.state is State.RUNNING
+
+
+def test_whoever_dials_a_machine_without_descriptors_is_told_and_may_come_again(cluster: Cluster) -> None:
+    """Also by a call without a deadline, of a machine that has not called that one before."""
+    full = cluster.machine
+    with cluster.unharmed():
+        (caller,) = cluster.session.start(1, services=[Target()])
+        caller.wait(State.RUNNING, LIMIT)
+        full.call(Hoarder.take_all)
+        try:
+            begin = time.monotonic()
+            call = caller.submit(Target.ask, full, "Target.add", 4)
+            error = call.exception(LIMIT)
+            assert time.monotonic() - begin < LIMIT / 2
+            assert isinstance(error, NetworkError)
+            assert error.temporary
+            assert "has no file descriptor free" in str(error)
+            assert cluster.machine_id in str(error)
+        finally:
+            full.call(Hoarder.give_back)
+        wait_for(lambda: _asks(caller, full), "it is called")
+        caller.shutdown()
+        assert any("a connection was turned away" in line for line in full.call("Supervisor.last_lines"))
+        assert full.state is State.RUNNING
+
+
+def _asks(caller: Machine, full: Machine) -> bool:
+    """Tell whether one machine can call another by now."""
+    try:
+        return caller.submit(Target.ask, full, "Target.add", 4).result(LIMIT) == 5
+    except NetworkError:
+        return False
 
 
 FEW_DESCRIPTORS = """

@@ -2,7 +2,9 @@
 
 It is RUNNING once its program says that it has the services that it was started with, and STOPPED once its agent says
 that the machine is gone, or has not answered for as long as the clocks allow. Calls wait for RUNNING: a handle may
-arrive, sent by the owner, before the machine is up.
+arrive, sent by the owner, before the machine is up. But they do not wait for one that cannot be connected to, though
+its agent answers: if the machine says that it has no descriptor free they fail at once, and otherwise after as long as
+the clocks allow. A connection that nobody takes up (a time-out) is none of these: the program is still coming up.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from bigmachine.agent import MachineInfo
 from bigmachine.errors import AuthenticationError, BigmachineError, Cause, DeathCertificate, InvalidCall, MachineStopped
 from bigmachine.machine.handle import Machine
 from bigmachine.machine.life import State
-from bigmachine.rpc import Link, PeerGone
+from bigmachine.rpc import Link, PeerFull, PeerGone
 from bigmachine.system import Keepalive
 
 _VERDICT = 1.0
@@ -56,14 +58,20 @@ class Pinger:
         ]
 
     async def _bring_up(self) -> None:
+        failing_since: float | None = None
         while self.machine.state is not State.STOPPED:
             try:
                 await self._program.submit("Supervisor.running", (), {}, is_urgent=True)
             except BigmachineError as exc:
                 if (fate := self._fate(exc)) is not None:
                     self._stop(fate)
-                else:
-                    await asyncio.sleep(self._pause)
+                    return
+                now = time.monotonic()
+                failing_since = None if _is_late(exc) or self._may_come else failing_since or now
+                overdue = failing_since is not None and now - failing_since >= self._clocks.timeout
+                if isinstance(exc, PeerFull) or overdue:
+                    self._program.refuse_held(exc)
+                await asyncio.sleep(self._pause)
             else:
                 await self._is_known.wait()
                 if self.machine.enter(State.RUNNING):
@@ -166,3 +174,8 @@ class Pinger:
 
     def shutdown(self, timeout: float) -> None:
         """Nothing: only the owner ends a machine."""
+
+
+def _is_late(exc: BaseException) -> bool:
+    """Tell whether a connection was not refused, nor broken, but not taken up in time."""
+    return isinstance(exc, TimeoutError) or isinstance(exc.__cause__, TimeoutError)

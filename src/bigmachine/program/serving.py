@@ -21,13 +21,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from bigmachine.agent.processes.loop_channel import LoopChannel
+from bigmachine.agent.processes.reserve import Reserve
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
 from bigmachine.program.dump import Heap, plain, take_heap
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
-from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket, serve_waiting
+from bigmachine.rpc import Codec, Server, ServiceTable, new_event_loop, serve_socket, serve_waiting, turn_away
 from bigmachine.trust import Peer, Role, server_context
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class _Serving:
         self._supervisor: Supervisor | None = None
         self._context: ssl.SSLContext | None = None
         self._channel: LoopChannel | None = None
+        self._reserve = Reserve()
         self._phased = asyncio.Event()
 
     async def run(self, make_session: SessionFactory) -> None:
@@ -121,7 +123,7 @@ class _Serving:
         self._context = server_context(machine.identity, machine.blank)
         waiting = machine.channel.take_over()
         self._channel = LoopChannel(
-            machine.channel.socket, self._loop, self._on_message, self._on_end, machine.channel.decoder
+            machine.channel.socket, self._loop, self._on_message, self._on_end, machine.channel.decoder, self._reserve
         )
         if machine.debugging is not None:
             machine.debugging.tell = self._tell
@@ -162,8 +164,8 @@ class _Serving:
             self._status.set_result(status)
 
     def _on_message(self, message: Message) -> None:
-        if message.kind == "conn" and message.fds:
-            self._connect(message.fds[0])
+        if message.kind == "conn":
+            self._connect(message.fds)
         elif message.kind == "probe":
             self.send({"k": "alive", "n": message.number("n")})
         elif message.kind == "dump" and self._server is not None:
@@ -212,11 +214,15 @@ class _Serving:
     def _on_end(self) -> None:
         os._exit(1)  # the agent is gone: nobody is left to tell, and nothing may stay
 
-    def _connect(self, fd: int) -> None:
-        sock = socket.socket(fileno=fd)
-        sock.setblocking(False)
+    def _connect(self, fds: Sequence[int]) -> None:
         assert self._server is not None
         assert self._context is not None
+        sock = socket.socket(fileno=fds[0]) if fds else None
+        if sock is None or not self._reserve.take():
+            turn_away(sock, self._server.reactor.complaints)
+            self._reserve.take()
+            return
+        sock.setblocking(False)
         if serve_waiting(sock, self._context, self._server):
             return
         self._server.reactor.spawn(serve_socket(sock, self._context, self._server), "handshake")

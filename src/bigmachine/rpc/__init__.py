@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc.context import CallInfo, current_call, deadline
     from bigmachine.rpc.link import Link, Tamper
     from bigmachine.rpc.names import name_of
-    from bigmachine.rpc.net import PeerGone, TlsDialer, serve_socket, serve_waiting
+    from bigmachine.rpc.net import PeerFull, PeerGone, TlsDialer, serve_socket, serve_waiting
     from bigmachine.rpc.pool import DEFAULT_THREADS
     from bigmachine.rpc.reactor import Reactor, new_event_loop
     from bigmachine.rpc.server import Server
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc.statistics import MethodSnapshot
     from bigmachine.rpc.streams.readers import ByteStream, Stream
     from bigmachine.rpc.transports import warm_up
+    from bigmachine.rpc.turning_away import turn_away
     from bigmachine.rpc.wire import DEFAULT_LIMIT
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "Dialer": "connector",
     "Link": "link",
     "MethodSnapshot": "statistics",
+    "PeerFull": "net",
     "PeerGone": "net",
     "Reactor": "reactor",
     "Server": "server",
@@ -54,6 +56,7 @@ _HOME = {
     "new_event_loop": "reactor",
     "serve_socket": "net",
     "serve_waiting": "net",
+    "turn_away": "turning_away",
     "warm_up": "transports",
 }
 
@@ -69,6 +72,7 @@ __all__ = [
     "Dialer",
     "Link",
     "MethodSnapshot",
+    "PeerFull",
     "PeerGone",
     "Reactor",
     "Server",
@@ -82,5 +86,6 @@ __all__ = [
     "new_event_loop",
     "serve_socket",
     "serve_waiting",
+    "turn_away",
     "warm_up",
 ]

@@ -314,6 +314,14 @@ class Link(Connector):
             self._enter(ident, encoded)
         self._check_ready()
 
+    def refuse_held(self, cause: BigmachineError) -> None:
+        """Fail the calls that wait for the machine to be up; others may wait after them."""
+        held, self._held = self._held, {}
+        calls = [call for ident in held if (call := self.pending.pop(ident, None)) is not None]
+        for ident in held:
+            self._drop_feeds(ident)
+        self._tell(calls, [], cause)
+
     def begin(self, call: Call[Any], encoded: Encoded, timeout: float | None, is_urgent: bool = False) -> None:
         """Begin to carry a call."""
         if not call.unclaimed:  # it has been given up

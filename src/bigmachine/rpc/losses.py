@@ -11,6 +11,10 @@ class PeerGone(NetworkError):
     """The peer's host says that nobody, or somebody else, is at its port: it has ended, and is not out of reach."""
 
 
+class PeerFull(NetworkError):
+    """The peer has no file descriptor free for a connection; it says so in the handshake (see `turning_away`)."""
+
+
 def as_network_error(exc: BaseException, where: str) -> BigmachineError:
     """Translate what the network stack raised."""
     if isinstance(exc, BigmachineError):
@@ -19,6 +23,11 @@ def as_network_error(exc: BaseException, where: str) -> BigmachineError:
         return AuthenticationError(f"{where} could not prove who it is: {getattr(exc, 'verify_message', '') or exc}")
     # An SSLError that was not made by `ssl` itself has neither attribute.
     if isinstance(exc, ssl.SSLError) and "ALERT" in (reason := str(getattr(exc, "reason", "") or exc)).upper():
+        if "INTERNAL_ERROR" in reason.upper().replace(" ", "_"):
+            return PeerFull(
+                f"{where} has no file descriptor free and takes no connection until it has: close files there that are "
+                "not needed, or raise its limit (`ulimit -n`)"
+            )
         return AuthenticationError(f"{where} refused this side's certificate: {reason}")
     if isinstance(exc, TimeoutError):
         return NetworkError(f"{where} did not answer in time: is its host up, and the port open to here?")

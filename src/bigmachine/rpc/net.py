@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 from bigmachine.errors import AuthenticationError, NetworkError
 from bigmachine.frozen import frozen
 from bigmachine.rpc.connection import Connection, Receiver
-from bigmachine.rpc.losses import PeerGone, as_network_error
+from bigmachine.rpc.losses import PeerFull, PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.transports import make_client, make_server
+from bigmachine.rpc.turning_away import is_want_of_descriptors, turn_away
 from bigmachine.trust import WAITING_ALPN, Peer, Refused, Role, check_peer, peer_of, waiting_context
 
 if TYPE_CHECKING:
@@ -275,7 +276,10 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
                 raise
     except (OSError, TimeoutError, EOFError) as exc:
         _log.debug("a connection failed in the handshake: %s", exc)
-        sock.close()
+        if is_want_of_descriptors(exc):
+            turn_away(sock, server.reactor.complaints)
+        else:
+            sock.close()
 
 
 def serve_waiting(sock: socket.socket, context: ssl.SSLContext, server: Server) -> bool:
@@ -303,4 +307,13 @@ def _tell_why(sock: socket.socket, alert: bytes) -> None:
         sock.recv(_UNREAD)
 
 
-__all__ = ["ALPN", "HANDSHAKE_TIMEOUT", "PeerGone", "TlsDialer", "as_network_error", "serve_socket", "serve_waiting"]
+__all__ = [
+    "ALPN",
+    "HANDSHAKE_TIMEOUT",
+    "PeerFull",
+    "PeerGone",
+    "TlsDialer",
+    "as_network_error",
+    "serve_socket",
+    "serve_waiting",
+]

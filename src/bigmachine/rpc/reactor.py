@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.buffers import Recycler, allocate
+from bigmachine.rpc.complaints import Complaints
 from bigmachine.rpc.pages import give_back_zeros
 from bigmachine.rpc.polling import PollingLoop
 from bigmachine.rpc.turns import Turns
@@ -93,6 +94,7 @@ class Reactor:
         _, self.scratch = allocate(_SCRATCH_SIZE, as_bytes=False)  # most machines never use more than a page of it
         self.recycler = Recycler(loop.call_later)
         self.turns = Turns()
+        self.complaints = Complaints(_log)
         self.polling = PollingLoop(loop)
         self.thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from bigmachine.agent.processes.control import BlockingChannel, Message
 from bigmachine.agent.processes.loop_channel import LoopChannel
+from bigmachine.agent.processes.reserve import Reserve
 
 
 class Ends:
     """A channel under test, a blocking one at the other end, and what arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserve: Reserve | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.got: list[Message] = []
         self.arrived = asyncio.Event()
         self.ended = asyncio.Event()
         self.peer = BlockingChannel(theirs)
-        self.channel = LoopChannel(ours, asyncio.get_running_loop(), self._on_message, self.ended.set)
+        self.channel = LoopChannel(ours, asyncio.get_running_loop(), self._on_message, self.ended.set, reserve=reserve)
 
     def _on_message(self, message: Message) -> None:
         self.got.append(message)
@@ -36,6 +40,19 @@ class Ends:
     def close(self) -> None:
         self.channel.close()
         self.peer.close()
+
+
+@contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """Have this process open no further file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def open_files() -> int:
@@ -127,3 +144,41 @@ def test_files_that_cannot_be_sent_are_closed(when: str) -> None:
         assert open_files() == before
 
     asyncio.run(main())
+
+
+def test_with_a_reserve_a_file_comes_even_if_no_descriptor_is_free() -> None:
+    async def main() -> None:
+        reserve = Reserve()
+        ends = Ends(reserve)
+        ends.peer.send({"k": "conn"}, [0])
+        with no_descriptor_free():
+            await ends.wait_for(1)
+            (message,) = ends.got
+            assert len(message.fds) == 1
+            assert not reserve.take(), "the file has taken its place"
+            os.close(message.fds[0])
+            assert reserve.take()
+        reserve.let_go()
+        ends.close()
+
+    before = open_files()
+    asyncio.run(main())
+    assert open_files() == before
+
+
+def test_with_a_reserve_and_descriptors_both_are_had() -> None:
+    async def main() -> None:
+        reserve = Reserve()
+        ends = Ends(reserve)
+        for _ in range(3):
+            ends.peer.send({"k": "conn"}, [0])
+        await ends.wait_for(3)
+        assert reserve.take()
+        for message in ends.got:
+            os.close(message.fds[0])
+        reserve.let_go()
+        ends.close()
+
+    before = open_files()
+    asyncio.run(main())
+    assert open_files() == before

@@ -19,6 +19,7 @@ from bigmachine.errors import (
     NetworkError,
 )
 from bigmachine.machine import Phase, dialled
+from bigmachine.rpc import PeerFull
 from bigmachine.session import Session
 from bigmachine.system import Keepalive
 from tests.unit.inside import Echo, echo_of, eventually, inside
@@ -229,6 +230,50 @@ def test_a_young_machine_is_waited_for(guest: Session, session: Session, odd: Od
     assert call.result(10) == 6
     link.close(NetworkError("over"))
     machine.cancel()
+
+
+def test_calls_do_not_wait_for_a_machine_that_says_it_takes_no_connection(
+    guest: Session, owned: list[Machine], odd: OddSystem
+) -> None:
+    odd.unreachable[owned[1].machine_id] = PeerFull("m2 has no file descriptor free")
+    handle = guest.dial(owned[1].address)
+    begin = time.monotonic()
+    with pytest.raises(NetworkError, match="no file descriptor free"):
+        handle.call(Echo.same, 1)
+    assert time.monotonic() - begin < 2
+    assert handle.state is State.STARTING
+    del odd.unreachable[owned[1].machine_id]
+    assert handle.wait(State.RUNNING, 10) is State.RUNNING
+    assert handle.call(Echo.same, 2) == 2
+
+
+def test_calls_wait_for_a_machine_that_breaks_connections_as_long_as_the_clocks_allow(
+    guest: Session, owned: list[Machine], odd: OddSystem
+) -> None:
+    guest._keepalive = Keepalive(interval=0.02, timeout=0.3, lease=5.0)
+    odd.unreachable[owned[1].machine_id] = NetworkError("the connection was reset")
+    handle = guest.dial(owned[1].address)
+    begin = time.monotonic()
+    with pytest.raises(NetworkError, match="was reset"):
+        handle.call(Echo.same, 1)
+    assert 0.3 <= time.monotonic() - begin < 5
+    del odd.unreachable[owned[1].machine_id]
+    assert handle.call(Echo.same, 2) == 2
+
+
+def test_calls_wait_for_a_program_that_is_still_on_its_way(
+    guest: Session, owned: list[Machine], odd: OddSystem
+) -> None:
+    guest._keepalive = Keepalive(interval=0.02, timeout=0.1, lease=5.0)
+    late = NetworkError("nobody took the connection up in time")
+    late.__cause__ = TimeoutError()
+    odd.unreachable[owned[1].machine_id] = late
+    handle = guest.dial(owned[1].address)
+    call = handle.submit(Echo.same, 1)
+    time.sleep(0.5)  # the claim is that nothing happens
+    assert not call.done()
+    del odd.unreachable[owned[1].machine_id]
+    assert call.result(10) == 1
 
 
 def test_a_few_unanswered_pings_are_no_harm(guest: Session, owned: list[Machine], odd: OddSystem) -> None:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from bigmachine.agent.processes.reserve import Reserve
+
 
 class LoopChannel:
     """Sends and receives messages on `loop`, in whose thread every method must be called.
 
     `on_message` gets each message and owns its files. `on_end` is called once, when the other side is gone or talks
-    nonsense; not after `close`.
+    nonsense; not after `close`. `reserve` is let go of while something is received, so that a file can come.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class LoopChannel:
         on_message: Callable[[Message], None],
         on_end: Callable[[], None],
         decoder: Decoder | None = None,
+        reserve: Reserve | None = None,
     ) -> None:
         self._sock = sock
         self._loop = loop
         self._on_message = on_message
         self._on_end = on_end
         self._decoder = decoder or Decoder(os.close)
+        self._reserve = reserve
         self._queue: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._is_open = True
         sock.setblocking(False)
@@ -76,6 +80,8 @@ class LoopChannel:
         self._sock.close()
 
     def _readable(self) -> None:
+        if self._reserve is not None:
+            self._reserve.let_go()
         try:
             data, batch = receive_chunk(self._sock)
         except (BlockingIOError, InterruptedError):
@@ -83,6 +89,9 @@ class LoopChannel:
         except OSError:
             self._end()
             return
+        finally:
+            if self._reserve is not None:
+                self._reserve.take()
         if not data:
             self._end()
             return

@@ -408,7 +408,11 @@ class Attendant:
         if self._is_watched or sock is None:
             return
         if self._epoll is None:
-            self._epoll = select.epoll(1)
+            try:
+                self._epoll = select.epoll(1)
+            except OSError as exc:  # no descriptor is free: a peer that goes is noticed by the outcome that it gets
+                _log.debug("a connection that a thread serves is not watched: %s", exc)
+                return
             self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
         self._is_watched = True
         self._reactor.loop.add_reader(self._epoll.fileno(), self._readable)
