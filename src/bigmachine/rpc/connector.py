@@ -2,8 +2,9 @@
 
 The main connection is dialled when something waits for it; the bulk lane when something large was sent or came. While
 the link waits for an answer a heartbeat watches: it has the link doubt a silent connection, so that calls wait rather
-than be lost with it, and dials anew beside it. What waits, and what a loss means for what was sent, is the link's own
-(`link`): it is told by the methods that begin with `_when`. All of it is on the reactor's thread.
+than be lost with it, and dials anew beside it. The doubt ends when the peer is heard and takes what is sent, too. What
+waits, and what a loss means for what was sent, is the link's own (`link`): it is told by the methods that begin with
+`_when`. All of it is on the reactor's thread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 from bigmachine.errors import BigmachineError, NetworkError
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.connection import Connection, Receiver
-from bigmachine.rpc.heartbeat import Heartbeat
+from bigmachine.rpc.heartbeat import Heartbeat, is_held_up
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
 from bigmachine.rpc.losses import translate_loss
 from bigmachine.rpc.reactor import Reactor
@@ -53,6 +54,8 @@ class Connector(Lanes):
         self._closed: BaseException | None = None
         #: Whether the connection may be mute: then calls wait for it to speak, or for the next one.
         self._is_doubted = False
+        #: Whether a peer that is in doubt was heard since the last beat.
+        self._is_heard = False
         #: Called when a connection is up, and when it is lost.
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[BigmachineError], None] | None = None
@@ -111,10 +114,33 @@ class Connector(Lanes):
         """Return how much has come, by both lanes."""
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
-    def doubt(self) -> None:
-        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is."""
-        self._is_doubted = True
-        self._when_changed()
+    def is_held_up(self) -> bool:
+        """Tell whether the peer does not take what is sent, by either lane."""
+        return any(is_held_up(lane) for lane in (self.main, self.bulk) if lane is not None)
+
+    def doubt(self, is_heard: bool = False) -> None:
+        """Send no more calls by a connection that seems to be mute: what was sent is lost if it is.
+
+        `is_heard`: the peer speaks, but does not take what is sent.
+        """
+        self._is_heard = is_heard
+        if not self._is_doubted:
+            self._is_doubted = True
+            self._when_changed()
+
+    def _heard_in_doubt(self) -> None:
+        """The peer speaks again: take it at its word if it hears, too."""
+        if not self.is_held_up():
+            self.believe()
+        elif not self._is_heard:
+            self._is_heard = True
+            # It can be reached again, and the attempt under way may wait for long to send its first packet once more.
+            self._heartbeat.dial(is_anew=True)
+
+    def _hurry(self) -> None:
+        """A call waits because of the doubt: a peer that is heard can be dialled at once."""
+        if self._is_heard:
+            self._heartbeat.dial()
 
     def believe(self) -> None:
         """Send what has waited: the connection is not mute after all."""
@@ -125,12 +151,16 @@ class Connector(Lanes):
     async def replace(self) -> bool:
         """Dial anew beside a connection that is mute, and give that one up if it still is."""
         mute, heard = self.main, self.bytes_heard()
+        if self._is_heard and not self._has_unsent():
+            return False
         try:
             connection = await self._dialer.dial(self.reactor, self)
         except BigmachineError as exc:
             _log.debug("no other connection to %s: %s", self.name, exc)
             return False
-        if self._closed is not None or self.main is not mute or mute is None or self.bytes_heard() != heard:
+        is_heard = self._is_heard or self.bytes_heard() != heard
+        is_well = is_heard and not (self._has_unsent() and self.is_held_up())
+        if self._closed is not None or self.main is not mute or mute is None or is_well:
             connection.close()
             return False
         _log.info("the connection to %s fell silent; a new one took its place", self.name)

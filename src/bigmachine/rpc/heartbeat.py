@@ -6,12 +6,20 @@ unknown outcome. Only when that one stands is the old one given up: a peer that 
 a ping, cannot finish a handshake either, and keeps its calls. After a partition this is faster than TCP, whose
 retransmissions leave an old connection mute for more than five seconds after it has healed (`research`: 5 s after a
 fault of 4 to 7 s).
+
+A peer that is heard need not hear: each direction has its own retransmissions, and after a partition the peer's may
+come through seconds before this side's. So being heard does not end the doubt while the kernel says that what this side
+has sent goes unacknowledged (`is_held_up`). A ping without an answer would not do for that: it may wait behind what is
+queued here, its answer behind what the peer streams, and neither is mute. A connection whose peer is heard is given up
+only for the sake of calls that wait; without any it may come back by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import socket
+import sys
 import time
 from typing import Protocol
 
@@ -22,6 +30,12 @@ from bigmachine.rpc.wire import PING, small_frame
 _BEAT = 1.0
 #: A connection attempt that takes longer is begun anew: its first packet may have been lost in the partition.
 _DIAL = 3.0
+#: So many retransmissions in a row without an acknowledgement, 0.6 s of them at least: a lossy network has one now and
+#: then.
+_MUTE = 2
+#: Linux's `struct tcp_info` begins with bytes: state, state of congestion control, retransmissions in a row.
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_RETRANSMITS = 2
 
 
 class Next(enum.Enum):
@@ -32,11 +46,23 @@ class Next(enum.Enum):
     REPLACE = "replace"
 
 
-def decide(is_waiting: bool, has_heard: bool, has_pinged: bool) -> Next:
-    """Decide at a beat: something is waited for, something was heard since the last beat, a ping is out. Pure."""
-    if not is_waiting or has_heard:
+def decide(is_waiting: bool, is_well: bool, has_pinged: bool) -> Next:
+    """Decide at a beat: something is waited for, nothing is amiss since the last beat, a ping is out. Pure."""
+    if not is_waiting or is_well:
         return Next.REST
     return Next.REPLACE if has_pinged else Next.PING
+
+
+def is_held_up(connection: Connection) -> bool:
+    """Tell whether what was sent is retransmitted in vain; False where that cannot be known."""
+    sock = None if _TCP_INFO is None else connection.extra("socket")  # noqa: S610 (nothing of Django)
+    if sock is None:
+        return False
+    try:
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RETRANSMITS + 1)
+    except OSError:  # no TCP, or closed just now
+        return False
+    return len(info) > _RETRANSMITS and info[_RETRANSMITS] >= _MUTE
 
 
 class Patient(Protocol):
@@ -49,7 +75,9 @@ class Patient(Protocol):
 
     def bytes_heard(self) -> int: ...
 
-    def doubt(self) -> None: ...
+    def is_held_up(self) -> bool: ...
+
+    def doubt(self, is_heard: bool = False) -> None: ...
 
     def believe(self) -> None: ...
 
@@ -89,21 +117,31 @@ class Heartbeat:
     def _beat(self) -> None:
         link = self._link
         heard = link.bytes_heard()
-        if heard != self._heard:
+        is_heard = heard != self._heard
+        if is_heard:
             self.heard_at = time.monotonic()
-        what = decide(link.is_waiting(), heard != self._heard, self._has_pinged)
+        is_well = is_heard and not (self._has_pinged and link.is_held_up())
+        what = decide(link.is_waiting(), is_well, self._has_pinged)
         self._heard = heard
         self._has_pinged = what is not Next.REST
         if what is Next.PING and link.main is not None:
             link.main.send(small_frame(PING, 0, 0))
         elif what is Next.REST:
             link.believe()
-        elif what is Next.REPLACE and self._replacing is None and link.main is not None:
-            link.doubt()
-            self._replacing = link.reactor.spawn(self._replace(), "replace a mute connection")
+        elif what is Next.REPLACE and link.main is not None:
+            link.doubt(is_heard)
+            self.dial()
         self.is_on = link.is_waiting()
         if self.is_on:
             self._timer = link.reactor.loop.call_later(_BEAT, self._beat)
+
+    def dial(self, *, is_anew: bool = False) -> None:
+        """Begin to replace a doubted connection; unless that is under way already, or `is_anew` also then."""
+        if self._replacing is not None and is_anew:
+            self._replacing.cancel()
+            self._replacing = None
+        if self._replacing is None:
+            self._replacing = self._link.reactor.spawn(self._replace(), "replace a mute connection")
 
     async def _replace(self) -> None:
         try:
@@ -112,4 +150,5 @@ class Heartbeat:
         except TimeoutError:
             pass  # still cut off, or busy: the next beat tries again
         finally:
-            self._replacing = None
+            if self._replacing is asyncio.current_task():  # otherwise another attempt has taken this one's place
+                self._replacing = None

@@ -378,6 +378,8 @@ class Link(Connector):
             self._waiting[ident] = encoded
             if self.main is None:
                 self._begin_dialling()
+            else:
+                self._hurry()
 
     def _check_ready(self) -> None:
         is_free = not self._is_held and self._tamper is None and not self._is_doubted
@@ -463,7 +465,7 @@ class Link(Connector):
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 (hot: no call more)
         if self._is_doubted and (connection is self.main or connection is self.bulk):
-            self.believe()
+            self._heard_in_doubt()
         pending = self.pending
         # Calls of one method that went well are counted together if they come one after the other.
         stats: MethodStats | None = None

@@ -1,20 +1,22 @@
-"""A link that waits and hears nothing is pinged, then replaced; one that hears something is believed."""
+"""A link that waits and hears nothing is pinged, then replaced; one that hears something, and is heard, is believed."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from bigmachine.rpc.heartbeat import Heartbeat, Next, decide
+from bigmachine.rpc.heartbeat import Heartbeat, Next, decide, is_held_up
 from bigmachine.rpc.wire import PING
 
 
 @pytest.mark.parametrize(
-    ("is_waiting", "has_heard", "has_pinged", "what"),
+    ("is_waiting", "is_well", "has_pinged", "what"),
     [
         (False, False, False, Next.REST),
         (False, False, True, Next.REST),
@@ -26,8 +28,8 @@ from bigmachine.rpc.wire import PING
         (True, False, True, Next.REPLACE),
     ],
 )
-def test_what_to_do_at_a_beat(is_waiting: bool, has_heard: bool, has_pinged: bool, what: Next) -> None:
-    assert decide(is_waiting, has_heard, has_pinged) is what
+def test_what_to_do_at_a_beat(is_waiting: bool, is_well: bool, has_pinged: bool, what: Next) -> None:
+    assert decide(is_waiting, is_well, has_pinged) is what
 
 
 class Link:
@@ -39,6 +41,9 @@ class Link:
         self.main: Any = self
         self.waits = True
         self.heard = 0
+        self.held_up = False
+        self.answers = asyncio.Event()  # whoever is dialled
+        self.answers.set()
         self.story: list[str] = []
         self.timers: list[Callable[[], None]] = []
         self.replacing: asyncio.Task[Any] | None = None
@@ -74,14 +79,18 @@ class Link:
     def bytes_heard(self) -> int:
         return self.heard
 
-    def doubt(self) -> None:
-        self.story.append("doubt")
+    def is_held_up(self) -> bool:
+        return self.held_up
+
+    def doubt(self, is_heard: bool = False) -> None:
+        self.story.append("doubt what is heard" if is_heard else "doubt")
 
     def believe(self) -> None:
         self.story.append("believe")
 
     async def replace(self) -> bool:
         self.story.append("replace")
+        await self.answers.wait()
         return True
 
 
@@ -116,6 +125,72 @@ def test_an_answer_to_the_ping_is_as_good_as_any() -> None:
     link.beat()
     link.beat()
     assert link.story == ["ping", "believe", "ping"]
+
+
+def test_a_link_that_is_heard_but_does_not_get_through_is_doubted_until_it_does() -> None:
+    async def scenario() -> None:
+        link = Link()
+        link.heartbeat.start()
+        link.beat()
+        link.held_up = True
+        for _ in range(2):
+            link.heard += 16
+            link.beat()
+            assert link.replacing is not None
+            await link.replacing
+        link.held_up = False
+        link.heard += 16
+        link.beat()
+        assert link.story == ["ping", *["doubt what is heard", "replace"] * 2, "believe"]
+
+    asyncio.run(scenario())
+
+
+def test_a_link_that_is_heard_all_along_is_not_doubted_for_a_packet_that_was_lost() -> None:
+    link = Link()
+    link.heartbeat.start()
+    link.held_up = True
+    for _ in range(3):
+        link.heard += 16
+        link.beat()
+    assert link.story == ["believe"] * 3
+
+
+def test_an_attempt_that_is_begun_anew_takes_the_place_of_the_one_before() -> None:
+    async def scenario() -> None:
+        link = Link()
+        link.answers.clear()
+        link.heartbeat.dial()
+        first = link.replacing
+        link.heartbeat.dial()
+        assert link.replacing is first
+        await asyncio.sleep(0)
+        link.heartbeat.dial(is_anew=True)
+        second = link.replacing
+        assert first is not None
+        await asyncio.wait([first])
+        assert first.cancelled()
+        link.heartbeat.dial()  # the end of the first one is not taken for the second's
+        assert link.replacing is second
+        link.answers.set()
+        assert second is not None
+        await second
+        assert link.story == ["replace"] * 2
+        link.heartbeat.dial()
+        assert link.replacing is not second
+        assert link.replacing is not None
+        await link.replacing
+
+    asyncio.run(scenario())
+
+
+def test_whether_what_was_sent_is_acknowledged_is_asked_of_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        connection = cast(Any, SimpleNamespace(extra={"socket": sock}.get))
+        sock.sendall(b"taken, though nobody reads it")
+        assert not is_held_up(connection)
+    assert not is_held_up(connection)  # closed
+    assert not is_held_up(cast(Any, SimpleNamespace(extra={}.get)))  # within a process
 
 
 def test_it_is_known_when_something_was_heard_the_last_time() -> None:
