@@ -12,7 +12,7 @@ from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall,
 from bigmachine.rpc.codec import UNSAID, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, MAIN, Lanes
-from bigmachine.rpc.names import TRACE_KEYWORD
+from bigmachine.rpc.names import TRACE_KEYWORD, shown
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
 from bigmachine.rpc.services import NotYetOpen
@@ -193,7 +193,7 @@ class Channel(Lanes):
         self.server.workers.work_soon()
 
     def _open(self, arg: object, name: str) -> object:
-        return self.open_stream(arg.ident, arg.kind, f"to {name}") if type(arg) is StreamRef else arg
+        return self.open_stream(arg.ident, arg.kind, f"to {shown(name)}") if type(arg) is StreamRef else arg
 
     def _is_first(self, run: FramedRun, key: bytes) -> bool:
         """Tell whether a call with a key is to be run; otherwise see to its outcome."""

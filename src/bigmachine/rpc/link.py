@@ -421,7 +421,15 @@ class Link(Connector):
         for feed in feeds:
             what = f"to {self.name}"
             stream = Outgoing(
-                self, feed.ident, feed.source, feed.kind, what, is_bulk=by_bulk, closes=feed.closes, fed_to=ident
+                self,
+                feed.ident,
+                feed.source,
+                feed.kind,
+                what,
+                is_bulk=by_bulk,
+                closes=feed.closes,
+                context=feed.context,
+                fed_to=ident,
             )
             stream.start()
 

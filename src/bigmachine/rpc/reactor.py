@@ -257,12 +257,15 @@ class Reactor:
             self.pass_on()
             self.pass_on()  # while one gets to its feet the other one runs
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object], name: str = "") -> asyncio.Task[Any]:
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, object], name: str = "", context: Context | None = None
+    ) -> asyncio.Task[Any]:
         """Run a coroutine as a task that is kept alive and whose failure is logged; on the loop's own thread.
 
-        It begins without the context variables, so without the deadline, of whoever spawns it.
+        It runs in `context`, or in a new one: without the context variables, so the deadline, of whoever spawns it.
         """
-        return self.keep(self.loop.create_task(coroutine, name=name or None, context=Context()))
+        context = Context() if context is None else context
+        return self.keep(self.loop.create_task(coroutine, name=name or None, context=context))
 
     def keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         """Keep a task alive until it is done (the loop itself only knows it weakly), and log its failure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import itertools
 import os
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,7 +24,7 @@ from bigmachine.rpc import ByteStream, Codec, Stream, current_call, deadline
 from bigmachine.rpc.context import get_deadline
 from bigmachine.rpc.streams.streamed import PIECE, WINDOW_BYTES, WINDOW_ITEMS
 from bigmachine.rpc.wire import CLOSE, CREDIT, END, ITEM, small_frame
-from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until
+from tests.unit.rpc.ends import PATIENCE, Ends, memory, tls, until, until_async
 from tests.unit.rpc.stream_host import Host
 
 
@@ -169,9 +171,21 @@ class Source:
     def tell_context(self) -> Iterator[tuple[str, bool]]:
         yield current_call().caller, get_deadline() is not None
 
+    async def tell_context_async(self) -> AsyncIterator[tuple[str, bool]]:
+        await asyncio.sleep(0)
+        yield current_call().caller, get_deadline() is not None
+
     def clean_up_late(self) -> Iterator[int]:
         try:
             yield from itertools.repeat(1)
+        finally:
+            self.seen += [get_deadline(), current_call().caller]
+            self.closed.set()
+
+    async def clean_up_late_async(self) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
         finally:
             self.seen += [get_deadline(), current_call().caller]
             self.closed.set()
@@ -184,8 +198,26 @@ class Source:
     async def total_async(self, numbers: Any) -> int:
         return sum([n async for n in numbers])
 
+    async def total_at_once(self, numbers: Iterator[int]) -> int:
+        return sum(numbers)
+
+    def collected(self, items: Iterator[object]) -> list[object]:
+        return list(items)
+
     def read(self, file: IO[bytes]) -> bytes:
         return file.read()
+
+    async def read_at_once(self, file: IO[bytes]) -> bytes:
+        return file.read()
+
+    async def sum_async(self, file: Any, *, rests: bool = False) -> tuple[int, str]:
+        size, digest = 0, hashlib.sha256()
+        async for piece in file:
+            size += len(piece)
+            digest.update(piece)
+            if rests and size > WINDOW_BYTES:
+                await asyncio.to_thread(self.go.wait, PATIENCE)
+        return size, digest.hexdigest()
 
     def first(self, numbers: Iterator[int]) -> int:
         return next(numbers)
@@ -304,8 +336,32 @@ def test_reading_where_it_would_block_the_event_loop_is_refused(wired: Wired) ->
     async def read() -> None:
         next(await ends.submit("S.held"))
 
-    with pytest.raises(BigmachineError, match="would block the event loop: use 'async for'"):
+    with pytest.raises(BigmachineError, match="would block the event loop that brings its items: use 'async for'"):
         ends.link.reactor.run(read(), PATIENCE)
+
+
+def test_it_is_refused_there_too_if_there_is_something_to_read_already(wired: Wired) -> None:
+    ends = wired.ends
+
+    async def read(method: str, *args: Any) -> None:
+        stream = await ends.submit(f"S.{method}", *args)
+        await until_async(lambda: stream._incoming._items)
+        stream.read() if method == "in_memory" else next(stream)
+
+    calls: list[tuple[str, Any]] = [("count", 1), ("in_memory", b"abc")]
+    for method, arg in calls:
+        with pytest.raises(BigmachineError, match=r"would block the event loop .* in a thread"):
+            ends.link.reactor.run(read(method, arg), PATIENCE)
+    calls = [("total_at_once", iter([1])), ("read_at_once", io.BytesIO(b"abc"))]
+    for method, arg in calls:
+        with pytest.raises(BigmachineError, match=f"reading the stream to S.{method} here would block"):
+            wired.call(method, arg)
+
+
+def test_streams_say_their_method_as_people_write_it(wired: Wired) -> None:
+    name = f"@{Source.__module__}:Source.read_at_once"
+    with pytest.raises(BigmachineError, match=r"reading the stream to Source\.read_at_once here"):
+        wired.ends.call(name, io.BytesIO(b"abc"))
 
 
 def test_an_item_that_is_made_arrives_before_the_next_one_is(wired: Wired) -> None:
@@ -334,9 +390,29 @@ def test_a_stream_says_what_it_is(wired: Wired) -> None:
     assert repr(stream).startswith("<Stream S.count on m1 #")
 
 
-def test_a_producer_knows_its_call_and_deadline(wired: Wired) -> None:
-    assert list(wired.call("tell_context")) == [("driver", False)]
-    assert list(wired.call("tell_context", timeout=PATIENCE)) == [("driver", True)]
+@pytest.mark.parametrize("method", ["tell_context", "tell_context_async"])
+def test_a_producer_knows_its_call_and_deadline(wired: Wired, method: str) -> None:
+    assert list(wired.call(method)) == [("driver", False)]
+    assert list(wired.call(method, timeout=PATIENCE)) == [("driver", True)]
+
+
+def test_a_stream_argument_is_made_with_the_variables_of_its_caller(wired: Wired) -> None:
+    word: ContextVar[str] = ContextVar("word", default="none")
+    word.set("the caller's")
+
+    def plain() -> Iterator[object]:
+        yield word.get(), get_deadline()
+        word.set("its own")
+
+    async def asynchronous() -> AsyncIterator[object]:
+        await asyncio.sleep(0)
+        yield word.get(), get_deadline()
+        word.set("its own")
+
+    with deadline(PATIENCE):
+        for items in (plain(), asynchronous()):
+            assert wired.call("collected", items) == [("the caller's", get_deadline())]
+    assert word.get() == "the caller's"
 
 
 def test_many_streams_flow_at_once(wired: Wired) -> None:
@@ -474,8 +550,9 @@ def test_a_reader_that_waits_ends_when_another_thread_closes_the_stream(wired: W
     reader.join()
 
 
-def test_a_producers_finally_runs_in_its_call_and_without_its_deadline(wired: Wired) -> None:
-    stream = wired.call("clean_up_late", timeout=PATIENCE)
+@pytest.mark.parametrize("method", ["clean_up_late", "clean_up_late_async"])
+def test_a_producers_finally_runs_in_its_call_and_without_its_deadline(wired: Wired, method: str) -> None:
+    stream = wired.call(method, timeout=PATIENCE)
     next(stream)
     wired.call("count", 1, timeout=PATIENCE)
     stream.close()
@@ -661,6 +738,57 @@ def test_a_large_piece_is_handed_on_without_a_copy(wired: Wired) -> None:
     file._fill()
     whole = file._left.obj
     assert file.read(PIECE) is whole
+
+
+def test_fifty_megabytes_are_read_on_an_event_loop_piece_by_piece_and_hold_their_producer_back(wired: Wired) -> None:
+    size = 50_000_000
+    data = os.urandom(1000) * (size // 1000)
+    told = (size, hashlib.sha256(data).hexdigest())
+
+    async def read() -> tuple[int, str]:
+        file = await wired.ends.submit("S.in_memory", data)
+        assert type(await anext(aiter(file))) is bytes
+        return await Source().sum_async(file)
+
+    got, _ = asyncio.run(read())
+    assert got == size - PIECE
+    assert wired.call("sum_async", io.BytesIO(data)) == told
+    file = io.BytesIO(data)
+    call = wired.ends.submit("S.sum_async", file, rests=True)
+    until(lambda: any(o._is_parked for o in wired.ends.link.outgoing.values()))
+    assert WINDOW_BYTES < file.tell() <= 3 * WINDOW_BYTES
+    wired.source.go.set()
+    assert call.result(PATIENCE) == told
+
+
+def test_a_file_is_read_by_both_ways_in_turns_and_not_when_closed(wired: Wired) -> None:
+    async def read() -> list[bytes]:
+        file = await wired.ends.submit("S.in_memory", b"abcdef")
+        pieces = [await asyncio.to_thread(file.read, 2)]
+        pieces += [piece async for piece in file]
+        pieces += [piece async for piece in file]
+        file.close()
+        with pytest.raises(ValueError, match="closed"):
+            await anext(aiter(file))
+        return pieces
+
+    assert asyncio.run(read()) == [b"ab", b"cdef"]
+
+
+def test_a_file_that_arrived_is_a_file_to_whoever_it_is_passed_on_to(wired: Wired) -> None:
+    assert wired.call("read", wired.call("in_memory", b"abc")) == b"abc"
+    assert wired.call("sum_async", wired.call("in_memory", b"abc"))[0] == 3
+
+
+def test_an_error_of_a_file_is_raised_by_async_for_after_what_came_before(wired: Wired) -> None:
+    async def read() -> list[bytes]:
+        pieces = aiter(await wired.ends.submit("S.failing_file"))
+        read = [await anext(pieces), await anext(pieces)]
+        with pytest.raises(OSError, match="the disk is broken"):
+            await anext(pieces)
+        return read
+
+    assert asyncio.run(read()) == [b"x" * 10] * 2
 
 
 def test_reading_nothing_gives_nothing(wired: Wired) -> None:

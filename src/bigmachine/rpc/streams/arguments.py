@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from typing import Any
 
 from bigmachine.frozen import frozen
@@ -33,12 +34,14 @@ class Feed:
     """The source of a stream of arguments, under the id that its reference has.
 
     `closes`: whether it is to be closed at its end. A file that the caller opened is the caller's to close.
+    `context`: the caller's variables, in which it produces: a call that it makes has the deadline of its caller.
     """
 
     ident: int
     source: Any
     kind: str
     closes: bool
+    context: Context
 
 
 def are_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -71,7 +74,7 @@ def take_streams(
         if kind is None:
             return value
         ident = next_ident()
-        feeds.append(Feed(ident, source, kind, closes=is_made or kind != BYTES))
+        feeds.append(Feed(ident, source, kind, closes=is_made or kind != BYTES, context=copy_context()))
         return StreamRef(ident, kind)
 
     new_args = tuple(replace(value) for value in args)

@@ -25,6 +25,8 @@ _log = logging.getLogger("bigmachine.rpc")
 #: Credit is given back for so much at once.
 _ITEMS_BACK = WINDOW_ITEMS // 4
 _BYTES_BACK = WINDOW_BYTES // 4
+#: Seconds after which a thread that waits sees whether the event loop that brings the items still runs.
+_LOOKS_UP = 1.0
 
 
 class _Reader:
@@ -37,8 +39,8 @@ class _Reader:
         self._lock.acquire()
         self.is_cancelled = False
 
-    def wait(self, left: float | None) -> None:
-        self._lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+    def wait(self, seconds: float) -> None:
+        self._lock.acquire(timeout=seconds)
 
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # woken already, by a cancellation or an item
@@ -61,6 +63,7 @@ class Incoming:
         self._error: BaseException | None = None
         self._has_ended = False
         self._is_closed = False
+        self._may_block = False  # whether somebody has begun to read elsewhere than on the carrier's loop
         self._turns = Turns()
         self._consumed_bytes = 0
         self._consumed_items = 0
@@ -115,8 +118,12 @@ class Incoming:
         """Return the next item; wait for it, until the deadline that is set.
 
         Raises: StopIteration at the end, the producer's error, DeadlineExceeded, CancelledError once if the call that
-        is served here is given up.
+        is served here is given up; BigmachineError on the event loop that brings the items, or if that is stopped.
         """
+        if not self._may_block:
+            # Also if there are items already: a method that reads like this is to fail the first time it is tried.
+            self._check_not_here()
+            self._may_block = True
         while True:
             if self._items and not self._is_closed:  # what comes in the moment of closing stays unread
                 try:
@@ -131,29 +138,38 @@ class Incoming:
                     self._turns.give()  # to the loop: so the producer goes on while the rest is read
                 return item
             self._check_end()
-            if self.carrier.reactor.is_here:
+            self._check_not_here()
+            if not self.carrier.reactor.loop.is_running():
                 raise BigmachineError(
-                    f"reading the stream {self.what} here would block the event loop: use 'async for'"
+                    f"the event loop that brings the items of the stream {self.what} is stopped, so none would come: "
+                    "let it run, and read with 'async for' there"
                 )
             left = remaining()
             if left is not None and left <= 0:
                 raise DeadlineExceeded(f"the stream {self.what} had no further item before the deadline")
-            self._wait(left)
+            self._wait(_LOOKS_UP if left is None else min(left, _LOOKS_UP))
 
-    def _wait(self, left: float | None) -> None:
+    def _check_not_here(self) -> None:
+        if self.carrier.reactor.is_here:
+            raise BigmachineError(
+                f"reading the stream {self.what} here would block the event loop that brings its items: use 'async "
+                "for', or read it in a thread (asyncio.to_thread)"
+            )
+
+    def _wait(self, seconds: float) -> None:
         reader = _Reader()
         self._waiting.append(reader.wake)
         info = get_current()
-        if info is None:
-            if not self._is_due():
-                reader.wait(left)
-            return
-        info.wait_for(reader)
         try:
+            if info is not None:
+                info.wait_for(reader)
             if not self._is_due():
-                reader.wait(left)
+                reader.wait(seconds)
         finally:
-            info.leave_off(reader)
+            if info is not None:
+                info.leave_off(reader)
+            with contextlib.suppress(ValueError, IndexError):  # it has been woken
+                self._waiting.remove(reader.wake)
         if reader.is_cancelled:
             raise CancelledError(f"the call that reads the stream {self.what} was given up")
 

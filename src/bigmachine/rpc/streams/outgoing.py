@@ -48,6 +48,7 @@ class Outgoing:
         is_bulk: bool | None = None,
         closes: bool = True,
         info: CallInfo | None = None,
+        context: Context | None = None,
         fed_to: int = 0,
         done: Callable[[], None] | None = None,
     ) -> None:
@@ -60,8 +61,9 @@ class Outgoing:
         self._closes = closes
         self._memory = FreeList(2 * WINDOW_BYTES)
         self._info = info
-        # Of its own, whichever threads take it on: a generator may set and reset what it likes between its items.
-        self._context = Context()
+        # Of its own, whichever threads take it on: a generator may set and reset what it likes between its items. An
+        # argument's is a copy of the caller's.
+        self._context = Context() if context is None else context
         if info is not None:
             self._context.run(_enter, info, info.deadline)
         self.ident = ident
@@ -89,7 +91,7 @@ class Outgoing:
         self.carrier.outgoing[self.ident] = self
         # A stream that is both is read on the loop only if it has no other way: its `next` could block.
         if self._is_async:
-            self._task = self._context.run(self.carrier.reactor.spawn, self._produce(), f"stream {self.what}")
+            self._task = self.carrier.reactor.spawn(self._produce(), f"stream {self.what}", self._context)
             self._task.add_done_callback(self._task_done)
         else:
             self.carrier.run_in_thread(self)
@@ -214,6 +216,7 @@ class Outgoing:
     async def _close_async(self) -> None:
         close = getattr(self._source, "aclose", None)
         if close is not None:
+            self._begin_clean_up()
             try:
                 await close()
             except Exception:  # noqa: BLE001 (the user's code; nobody waits for it)
@@ -324,11 +327,14 @@ class Outgoing:
                 self.carrier.reactor.post(self._finish)
 
     def _close_source(self, close: Callable[[], object]) -> None:
+        self._begin_clean_up()
+        close()
+
+    def _begin_clean_up(self) -> None:
         # The deadline may have passed, and cleaning up may need calls.
         set_deadline(None)
         if self._info is not None:
             self._info.cancelled()  # being closed tells it so: what it waits for from here on is its clean-up
-        close()
 
 
 def _enter(info: CallInfo, deadline: float | None) -> None:

@@ -55,7 +55,10 @@ class Stream(Generic[T]):
 
 
 class ByteStream(io.RawIOBase):
-    """Bytes that a method's file object gives, as a readable binary file."""
+    """Bytes that a method's file object gives, as a readable binary file; `async for` gives them on an event loop.
+
+    As a file it is iterated by lines, like any other; on an event loop by pieces, as they come.
+    """
 
     def __init__(self, incoming: Incoming) -> None:
         super().__init__()
@@ -75,8 +78,17 @@ class ByteStream(io.RawIOBase):
         whole = piece.obj
         return whole if isinstance(whole, bytes) and len(whole) == len(piece) else bytes(piece)
 
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        # Not the stream itself: what has `__anext__` is a stream of items to whoever passes it on.
+        return _Pieces(self)
+
     async def next_piece(self) -> bytes:
-        """Return the next bytes as they came; b"" at the end. For readers on an event loop."""
+        """Return the next bytes as they came; b"" at the end. For readers on an event loop.
+
+        Raises: the producer's error, DeadlineExceeded; ValueError if the stream is closed.
+        """
+        if self.closed:
+            raise ValueError("the stream is closed")
         if self._left:
             piece, self._left = bytes(self._left), memoryview(b"")
             return piece
@@ -116,3 +128,20 @@ class ByteStream(io.RawIOBase):
         if not self.closed:
             self._incoming.close()
         super().close()
+
+
+class _Pieces:
+    """The bytes of a stream, as they come, for `async for`."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._stream.next_piece():
+            return piece
+        raise StopAsyncIteration

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bigmachine.errors import InvalidCall
 from bigmachine.rpc.channel import Channel
+from bigmachine.rpc.names import shown
 from bigmachine.rpc.streams.outgoing import Outgoing
 from bigmachine.rpc.wire import RESULT, STREAMED
 
@@ -42,7 +43,7 @@ class DirectChannel(Channel):
     def _cancel(self, ident: int) -> None:
         """Tell a call that nobody wants it; its outcome is sent all the same, for after that comes the next one."""
         if (early := self._early.pop(ident, None)) is not None:
-            self._refuse(ident, InvalidCall(f"{early[1][0]} was given up before the machine had its services"))
+            self._refuse(ident, InvalidCall(f"{shown(early[1][0])} was given up before the machine had its services"))
         elif (run := self.runs.get(ident)) is not None:
             run.cancel()
 
