@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -215,6 +216,41 @@ def test_a_machine_without_descriptors_serves_whom_it_has_and_recovers(cluster: 
         machine.call(Hoarder.give_back)
         assert is_served(cluster)
     assert machine.state is other.state is State.RUNNING
+
+
+def test_calls_by_a_thread_of_a_machine_without_descriptors_end(cluster: Cluster) -> None:
+    """Also those that the thread has the loop run, which it would watch by a descriptor more."""
+    with cluster.unharmed():
+        (full,) = cluster.session.start(1, services=[Target(), Hoarder()])
+        full.wait(State.RUNNING, LIMIT)
+        link = full._program
+        wait_for(lambda: full.call(Target.echo, 1) and link._direct and link._direct._socket, "a thread serves")
+        full.call(Hoarder.take_all)
+        with ThreadPoolExecutor(1) as pool:
+            for _ in range(3):
+                assert pool.submit(full.call, Target.nap, 0.001).result(LIMIT) == "rested"
+                stream = pool.submit(full.call, Target.count).result(LIMIT)
+                assert next(stream) == 0
+                stream.close()
+        full.shutdown()
+
+
+def test_frames_that_make_no_sense_do_not_flood_the_log(cluster: Cluster) -> None:
+    machine = cluster.machine
+    with cluster.unharmed():
+        before = int(machine.call("Supervisor.host_vars")["machine.log_records"].value)
+        for _ in range(100):
+            with member(cluster, cluster.machine_id) as tls, contextlib.suppress(OSError):
+                tls.sendall(greeting() + ODD["a call of too few words"])
+                while tls.recv(65536):
+                    pass
+        lines = machine.call("Supervisor.last_lines")
+    told = [line for line in lines if "could not be understood" in line]
+    assert told
+    assert "the connection of driver" in told[-1]
+    assert not any("Traceback" in line for line in lines)
+    after = int(machine.call("Supervisor.host_vars")["machine.log_records"].value)
+    assert after - before <= 20
 
 
 def test_whoever_dials_a_machine_without_descriptors_is_told_and_may_come_again(cluster: Cluster) -> None:

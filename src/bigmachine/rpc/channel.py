@@ -70,6 +70,9 @@ class Channel(Lanes):
         self.parked: dict[int, Outgoing] = {}
         server.channels.add(self)
 
+    def __str__(self) -> str:
+        return str(self.peer)
+
     def run_in_thread(self, job: Job) -> None:
         self.server.pool.submit(job)
 

@@ -35,3 +35,16 @@ class Complaints:
         if left_out := self._left_out.pop(kind, 0):
             text, args = f"{text} (and %d more like it since the last time)", (*args, left_out)
         self._log.warning(text, *args)
+
+
+def complain_of_frame(complaints: Complaints, peer: object, exc: Exception) -> None:
+    """Log that a connection ends because of a frame that does not hold what its kind says; `peer` is shown by `str`."""
+    complaints.warn(
+        "a frame that could not be understood",
+        "the connection of %s ends: one of its frames could not be understood: %s: %s (is the peer of another version "
+        "of bigmachine?)",
+        peer,
+        type(exc).__name__,
+        exc,
+        error=exc,
+    )

@@ -10,16 +10,15 @@ large is also read in pieces of that size. After each piece other threads have t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from bigmachine.rpc.codec import Codec
+from bigmachine.rpc.complaints import complain_of_frame
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.wire import Buffer, Decoder, Frame, WireError
 
-_log = logging.getLogger("bigmachine.rpc")
 #: What is large leaves in pieces of this size, other work in between. Measured, a small call while 64 MiB arrays are on
 #: their way: 0.10-0.13 ms with 64 KiB, 0.35 ms with 256 KiB, which carries a tenth more.
 CHUNK = 64 * 1024
@@ -32,7 +31,7 @@ _GATHERED = 16
 
 
 class Receiver(Protocol):
-    """What stands behind a connection; its codec's limit is that of what is read."""
+    """What stands behind a connection; its codec's limit is that of what is read, and its `str` names the peer."""
 
     codec: Codec
 
@@ -86,13 +85,16 @@ class Connection(asyncio.BufferedProtocol):
         except WireError as exc:
             self.abort(exc)
         except Exception as exc:  # noqa: BLE001 (a frame that does not hold what its kind says: the connection's end)
-            _log.warning("a connection ends: one of its frames could not be understood", exc_info=exc)
-            self.abort(WireError(f"a frame could not be understood: {type(exc).__name__}: {exc}"))
+            self._misunderstood(exc)
         finally:
             if not outer:
                 reactor.uncork()
                 if nbytes > _SMALL_READ:
                     reactor.turns.carried(nbytes)
+
+    def _misunderstood(self, exc: Exception) -> None:
+        complain_of_frame(self.reactor.complaints, self.receiver, exc)
+        self.abort(WireError(f"a frame could not be understood: {type(exc).__name__}: {exc}"))
 
     def eof_received(self) -> bool | None:
         return None  # the transport closes itself

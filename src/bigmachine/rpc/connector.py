@@ -60,6 +60,9 @@ class Connector(Lanes):
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[BigmachineError], None] | None = None
 
+    def __str__(self) -> str:
+        return self.name
+
     # what the link has to say about it
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:

@@ -225,7 +225,7 @@ class _Switch(asyncio.Protocol):
         try:
             peer = peer_of(_Shown(transport.get_extra_info("peercert")))
         except AuthenticationError as exc:
-            _log.warning("refused a connection: %s", exc)
+            self._server.reactor.complaints.warn("refused", "refused a connection: %s", exc)
             transport.abort()
             return
         protocol = self._protocol(ssl_object.selected_alpn_protocol(), peer)

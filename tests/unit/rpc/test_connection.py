@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from bigmachine.rpc.codec import Codec
+from bigmachine.rpc.complaints import Complaints
 from bigmachine.rpc.connection import CHUNK, Connection
 from bigmachine.rpc.polling import PollingLoop
 from bigmachine.rpc.turns import Turns
@@ -27,6 +28,7 @@ class Reactor:
         self.scratch = memoryview(bytearray(1 << 16))
         self.recycler = self
         self.turns = Turns(None)
+        self.complaints = Complaints(logging.getLogger("bigmachine.rpc"))
         self.polling = PollingLoop(cast(asyncio.AbstractEventLoop, self))
         self._soon: list[Callable[[], None]] = []
 
@@ -95,6 +97,9 @@ class Receiver:
         self.got: list[tuple[int, int]] = []
         self.losses: list[Exception | None] = []
         self.answer: Callable[[Connection], None] | None = None
+
+    def __str__(self) -> str:
+        return "machine m7"
 
     def frames(self, connection: Connection, frames: list[Frame]) -> None:
         for kind, _, ident, _, _ in frames:
@@ -288,7 +293,21 @@ def test_a_frame_that_the_receiver_cannot_take_ends_the_connection_with_the_reas
     bench.connection.connection_lost(None)
     (error,) = bench.receiver.losses
     assert "a frame could not be understood: KeyError: 'odd'" in str(error)
-    assert "KeyError" in caplog.text
+    (record,) = caplog.records
+    assert "the connection of machine m7 ends" in record.getMessage()
+    assert "KeyError: 'odd'" in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_frames_that_cannot_be_taken_do_not_flood_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(connection: Connection) -> None:
+        raise KeyError("odd")
+
+    bench.receiver.answer = fail
+    with caplog.at_level(logging.WARNING, "bigmachine.rpc"):
+        for _ in range(100):
+            bench.receive(small_frame(PING, 0, 1))
+    assert 1 <= len(caplog.records) <= 5
 
 
 def test_a_server_stops_reading_from_a_peer_that_does_not_read(bench: Bench) -> None:

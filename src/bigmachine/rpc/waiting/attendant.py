@@ -35,6 +35,7 @@ from bigmachine.errors import AuthenticationError
 from bigmachine.rpc.buffers import allocate
 from bigmachine.rpc.channel import not_rebuilt
 from bigmachine.rpc.codec import UNSAID
+from bigmachine.rpc.complaints import complain_of_frame
 from bigmachine.rpc.context import set_current
 from bigmachine.rpc.lanes import DIRECT
 from bigmachine.rpc.names import TRACE_KEYWORD
@@ -167,7 +168,7 @@ class Attendant:
         except (OSError, EOFError, WireError, AuthenticationError, RuntimeError) as exc:
             _log.debug("a connection that a thread serves has ended: %r", exc)
         except Exception as exc:  # noqa: BLE001 (a frame that does not hold what its kind says: the connection's end)
-            _log.warning("a connection ends: one of its frames could not be understood", exc_info=exc)
+            complain_of_frame(self._reactor.complaints, self._peer, exc)
         finally:
             if self._is_abandoned:
                 os._exit(1)  # a method has returned in a child that it forked: this is all there is of that process
@@ -229,7 +230,7 @@ class Attendant:
         try:
             peer = self._peer = peer_of(cast(Any, sock))
         except AuthenticationError as exc:
-            _log.warning("refused a connection: %s", exc)
+            self._reactor.complaints.warn("refused", "refused a connection: %s", exc)
             raise
         if sock.selected_alpn_protocol() != ALPN:
             raise WireError(f"{peer} does not speak {ALPN}")
@@ -400,7 +401,7 @@ class Attendant:
         try:
             self._channel.take(ident, early)
         except Exception as exc:  # noqa: BLE001 (as for every frame: the connection's end)
-            _log.warning("a connection ends: one of its calls could not be understood", exc_info=exc)
+            complain_of_frame(self._reactor.complaints, self._peer, exc)
             self.abort()
 
     def _watch(self) -> None:

@@ -67,6 +67,9 @@ class Solo:
         #: Methods that the peer's loop serves better than a thread.
         self._by_loop: set[str] = set()
 
+    def __str__(self) -> str:
+        return str(self._link)
+
     def send(self, call: Call[Any], encoded: bytes) -> bool:
         """Send a lone call; False, with nothing done, if it has to go by the main connection."""
         connection = self._connection
