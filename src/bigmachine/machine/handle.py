@@ -35,6 +35,7 @@ from bigmachine.rpc.waiting.direct import ELSEWHERE
 if TYPE_CHECKING:
     from bigmachine.observe import DiskInfo, LoadInfo, MemInfo
     from bigmachine.rpc import MethodSnapshot
+    from bigmachine.rpc.names import ServiceNames
     from bigmachine.rpc.spans import CallSpan
     from bigmachine.rpc.statistics import Tap
 
@@ -74,11 +75,23 @@ class Machine:
     """
 
     def __init__(
-        self, address: Address, session_id: str, *, program: Link, agent: Link, hostname: str = "", maxprocs: int = 1
+        self,
+        address: Address,
+        session_id: str,
+        *,
+        program: Link,
+        agent: Link,
+        hostname: str = "",
+        maxprocs: int = 1,
+        services: ServiceNames | None = None,
     ) -> None:
         self._address = address
         self._session_id = session_id
         self._program = program
+        #: What its services are, if it was started here.
+        self.service_names = services
+        if services is not None:
+            program.statistics.name_by(services.told)
         self._agent = agent
         self._asked = Asked(agent)
         self._life = Life(str(address))
@@ -298,6 +311,9 @@ class Machine:
 
     def call_statistics(self) -> dict[str, MethodSnapshot]:
         """Return what this process's calls to the machine's services have cost, by method [Go: rpc/stats.go].
+
+        A method's name has its service's, as the machine's own counts have; on a handle that was dialled, of calls by
+        a function, that of the function's class.
 
         The machine's own counts, of all its callers, are in `call("Supervisor.expvars")["calls"]`.
         """

@@ -15,9 +15,7 @@ from typing import Any
 
 from bigmachine.errors import InvalidCall, NetworkError
 from bigmachine.frozen import frozen
-
-#: So many names an error's text has, and looks among for the one that was meant.
-_NAMED = 50
+from bigmachine.rpc.names import classes_of, instead
 
 
 class Gate:
@@ -147,25 +145,21 @@ class ServiceTable:
             service_name = self._service_of(*service_name[1:].rpartition(":")[::2], method_name)
         service = self._services.get(service_name)
         if service is None:
-            raise InvalidCall(f"no service {service_name!r} on this machine{_instead(service_name, self.names())}")
+            raise InvalidCall(f"no service {service_name!r} on this machine{instead(service_name, self.names())}")
         function = None if method_name.startswith("_") else _attribute(service, service_name, method_name)
         if function is None or not callable(function):
             raise InvalidCall(
                 f"service {service_name!r} ({type(service).__qualname__}) has no public method "
-                f"{method_name!r}{_instead(method_name, public_methods(service))}"
+                f"{method_name!r}{instead(method_name, public_methods(service))}"
             )
         return Method(f"{service_name}.{method_name}", function, _is_async(function), self._gates.get(service_name))
 
     def _service_of(self, module: str, qualname: str, method: str) -> str:
-        matches = [
-            name
-            for name, service in self._services.items()
-            if any(c.__qualname__ == qualname and c.__module__ == module for c in type(service).__mro__)
-        ]
+        matches = [name for name, service in self._services.items() if (module, qualname) in classes_of(service)]
         if len(matches) == 1:
             return matches[0]
         if not matches:
-            raise InvalidCall(f"no service of class {qualname} on this machine{_instead(qualname, self.names())}")
+            raise InvalidCall(f"no service of class {qualname} on this machine{instead(qualname, self.names())}")
         derived = any(type(self._services[name]).__qualname__ != qualname for name in matches)
         of_class = f"of class {qualname}{' or of classes derived from it' if derived else ''}"
         raise InvalidCall(
@@ -191,14 +185,3 @@ def _is_async(function: Callable[..., Any]) -> bool:
     if isinstance(function, types.MethodType):
         function = function.__func__
     return asyncio.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _instead(wanted: str, there: list[str]) -> str:
-    import difflib  # for a mistake only
-
-    named = there[:_NAMED]  # an agent has one for each machine, and its event loop other work to do
-    close = difflib.get_close_matches(wanted, named, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-    return f"; there is {', '.join(named)}{more}" if there else "; there is none"

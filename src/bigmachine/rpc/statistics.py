@@ -168,7 +168,7 @@ class _Traced(MethodStats):
     def __init__(self, counted: MethodStats, method: str, tap: Tap) -> None:
         super().__init__()
         self.counted = counted
-        self.method = shown(method)
+        self.method = method
         self.tap = tap
         self.note = self._note
 
@@ -193,13 +193,18 @@ class _Traced(MethodStats):
 class Statistics:
     """The methods of one side, by name."""
 
-    __slots__ = ("_lock", "_tap", "methods")
+    __slots__ = ("_lock", "_tap", "_told", "methods")
 
     def __init__(self, lock: AbstractContextManager[object] | None = None) -> None:
         """`lock`: where several threads count, for all methods together."""
         self._lock = lock
         self.methods: dict[str, MethodStats] = {}
         self._tap: Tap | None = None
+        self._told: Callable[[str], str] = shown
+
+    def name_by(self, told: Callable[[str], str]) -> None:
+        """Have `told` say under which name a method's numbers are told, by its wire name."""
+        self._told = told
 
     def trace(self, tap: Tap | None) -> None:
         """Have `tap` told of each call that is over from now on; None ends that. It costs nothing while there is none.
@@ -209,7 +214,7 @@ class Statistics:
         self._tap = tap
         for method, stats in list(self.methods.items()):
             counted = stats.counted if isinstance(stats, _Traced) else stats
-            self.methods[method] = counted if tap is None else _Traced(counted, method, tap)
+            self.methods[method] = counted if tap is None else _Traced(counted, self._told(method), tap)
 
     def of(self, method: str) -> MethodStats:
         """Return a method's numbers, to be counted into.
@@ -223,7 +228,7 @@ class Statistics:
             tap = self._tap
             made = MethodStats(self._lock)
             if tap is not None:
-                made = _Traced(made, method, tap)
+                made = _Traced(made, self._told(method), tap)
             found = self.methods.setdefault(method, made)
         return found
 
@@ -231,7 +236,7 @@ class Statistics:
         """Return every method's numbers as they are now, under the names that people write."""
         told: dict[str, MethodSnapshot] = {}
         for wire_name, stats in list(self.methods.items()):
-            name, numbers = shown(wire_name), stats.snapshot()
+            name, numbers = self._told(wire_name), stats.snapshot()
             told[name] = numbers if name not in told else told[name].with_(numbers)
         return told
 

@@ -16,6 +16,7 @@ from bigmachine.frozen import frozen
 from bigmachine.image import Entry, Image, search_path
 from bigmachine.machine import Address
 from bigmachine.rpc import DEFAULT_LIMIT, DEFAULT_THREADS, Codec
+from bigmachine.rpc.names import ServiceNames
 from bigmachine.session import preload
 from bigmachine.session import services as _services
 from bigmachine.trust import Identity
@@ -29,6 +30,7 @@ class Order:
     """Machines of one kind: what they run, where, with which services. `added` is what was asked for of `environ`."""
 
     services: Mapping[str, object]
+    names: ServiceNames
     environ: Mapping[str, str]
     added: Mapping[str, str]
     argv: Sequence[str]
@@ -58,13 +60,15 @@ class Order:
                 raise InvalidCall(f"image={image!r} is no bigmachine.Image: give one such as Image(program='other.py')")
             entry = image.entry()
             args = image.args if args is None else args
-        objects = _services.packed(_services.named(services), Codec(by_value=entry.by_value))
+        named = _services.named(services)
+        objects = _services.packed(named, Codec(by_value=entry.by_value))
         given = sys.argv[1:]
         if args is not None:
             given, entry = _checked_args(args), replace(entry, arguments=None)
         added = _checked_environ(environ or {})
         return cls(
             services=objects,
+            names=ServiceNames(named),
             environ={**os.environ, **added},
             added=added,
             argv=[*(sys.argv[:1] or [""]), *given],

@@ -314,7 +314,13 @@ class Session(Sight):
         host = self._host(address.agent)
         program = self._links.to_program(address, by_value=order.entry.by_value)
         machine = Machine(
-            address, self._id, program=program, agent=host.link, hostname=place.hostname, maxprocs=place.maxprocs
+            address,
+            self._id,
+            program=program,
+            agent=host.link,
+            hostname=place.hostname,
+            maxprocs=place.maxprocs,
+            services=order.names,
         )
         settle = None
         if place.runtime is not None and cargo is not None:

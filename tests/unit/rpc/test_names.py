@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bigmachine.errors import InvalidCall
-from bigmachine.rpc.names import name_of, shown
+from bigmachine.rpc.names import ServiceNames, name_of, shown
 
 
 class Base:
@@ -83,3 +83,66 @@ def test_what_belongs_to_no_class_is_refused_with_what_would_do(method: object) 
 )
 def test_a_name_is_shown_as_people_write_it(name: str, text: str) -> None:
     assert shown(name) == text
+
+
+class Other(Base):
+    def __init__(self) -> None:
+        self.hook = plain
+
+
+class Anything:
+    def __getattr__(self, name: str) -> Callable[[], int]:
+        return plain
+
+
+@pytest.fixture
+def names() -> ServiceNames:
+    return ServiceNames({"PI": Service(), "Other": Other(), "Any": Anything()})
+
+
+@pytest.mark.parametrize(
+    ("method", "meanings"),
+    [
+        ("PI.method", {"PI.method"}),
+        ("Nothing.method", {"Nothing.method"}),
+        (Service.method, {"PI.method"}),
+        (Base.inherited, {"PI.inherited", "Other.inherited"}),
+        (f"@{HERE}:Other.inherited", {"Other.inherited"}),
+        (dict.get, set()),
+    ],
+)
+def test_who_knows_the_services_knows_what_a_wire_name_means(
+    names: ServiceNames, method: str | Callable[..., object], meanings: set[str]
+) -> None:
+    assert names.meanings(name_of(method)) == meanings
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (Service.method, "PI.method"),
+        (Base.inherited, "Base.inherited"),  # of two services
+        (dict.get, "dict.get"),
+        ("PI.method", "PI.method"),
+    ],
+)
+def test_a_wire_name_is_told_with_the_services_name_if_it_means_one(
+    names: ServiceNames, method: str | Callable[..., object], told: str
+) -> None:
+    assert names.told(name_of(method)) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [
+        ("PI.method", True),
+        ("PI.inherited", True),
+        ("Other.hook", True),
+        ("Any.thing", True),
+        ("Supervisor.register", True),
+        ("PI.methud", False),
+        ("PJ.method", False),
+    ],
+)
+def test_what_a_service_has_is_known(names: ServiceNames, name: str, has: bool) -> None:
+    assert names.has(name) is has

@@ -82,6 +82,17 @@ def test_a_call_that_comes_again_is_not_decided_again(ends: Ends) -> None:
     assert faults.injected.calls == 2
 
 
+@pytest.mark.parametrize("method", ["S.size", "@pkg:S.size"])
+@pytest.mark.parametrize("called", ["S.size", "@pkg:S.size"])
+def test_where_services_are_not_known_they_are_taken_to_bear_the_names_of_their_classes(
+    ends: Ends, method: str, called: str
+) -> None:
+    faults = FaultInjector(1, {Fault.DROP: 1.0}, (0.0, 0.0), [method])
+    assert faults(ends.link, Call(5, called, ends.link), b"") is True
+    assert faults(ends.link, Call(6, "Other.size", ends.link), b"") is False
+    assert faults.injected.faults == [("S.size", Fault.DROP)]
+
+
 def outcomes(ends: Ends, seed: int, argument: bytes) -> list[Fault]:
     faults = injector(seed, delay=0.2, truncate=0.3, cut=0.2)
     ends.link.tamper_with(faults)
