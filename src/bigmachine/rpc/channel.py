@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall, NetworkError
 from bigmachine.rpc.codec import UNSAID, Encoded
 from bigmachine.rpc.connection import Connection
-from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.lanes import BULK, MAIN, TOKEN_SIZE, Lanes
 from bigmachine.rpc.names import TRACE_KEYWORD, shown
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
@@ -23,6 +23,7 @@ from bigmachine.rpc.wire import (
     CANCEL,
     ERROR,
     HELLO,
+    KEPT,
     OVERSIZED,
     PING,
     PONG,
@@ -64,6 +65,7 @@ class Channel(Lanes):
         self._alone = 0  # so many frames came alone, one after the other
         self._early: dict[int, tuple[float, Early]] = {}  # since when they wait for the machine's services
         self.token: bytes = b""
+        self._home_token: bytes = b""  # of the link that this one's is beside
         #: The link's connections for one call at a time, each with its channel; and the streams that such calls came
         #: to, until they have a reader.
         self.directs: dict[Connection, Channel] = {}
@@ -106,7 +108,7 @@ class Channel(Lanes):
             raise WireError(f"the peer speaks version {version} of the protocol, this side {VERSION}")
         connection.stops_reading_when_full = True
         if lane == MAIN:
-            self.token = token
+            self.token, self._home_token = token[:TOKEN_SIZE], token[TOKEN_SIZE:]
             self.main = connection
             return
         owner = self.server.link_of(self.peer, token)
@@ -120,6 +122,11 @@ class Channel(Lanes):
             from bigmachine.rpc.waiting.channel import DirectChannel
 
             connection.receiver = DirectChannel(owner, connection)
+
+    def home(self) -> Channel | None:
+        """Find the channel of the link that this one's is beside: streams go by that."""
+        home = self.server.link_of(self.peer, self._home_token) if self._home_token else None
+        return home if home is not None and home.main is not None else None
 
     def reader_is_there(self, ident: int) -> None:
         if (stream := self.parked.pop(ident, None)) is not None:
@@ -240,6 +247,8 @@ class Channel(Lanes):
     def _cancel(self, ident: int) -> None:
         for channel in self.directs.values():
             channel._cancel(ident)
+        if (home := self.home()) is not None:
+            home._cancel(ident)
         self.reader_is_there(ident)  # and does not want it
         self._early.pop(ident, None)
         run = self.runs.pop(ident, None)
@@ -304,7 +313,12 @@ class Channel(Lanes):
             for channel, ident in self.server.ledger.settle(run.entry, None, 0):
                 channel._refuse(ident, InvalidCall(_NOT_AGAIN))
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None
-        stream = Outgoing(self, run.ident, source, kind, run.method.name, info=run, done=run.leave)
+        home = self.home() if wanted else None
+        stream = Outgoing(home or self, run.ident, source, kind, run.method.name, info=run, done=run.leave)
+        if home is not None:
+            home.parked[run.ident] = stream
+            self.transmit(self.codec.result(RESULT, STREAMED | KEPT, run.ident, (kind, home.token), run.method.name))
+            return
         stream.start()
         if wanted:
             # By the stream's own lane: an item must not come before it.

@@ -20,7 +20,7 @@ from bigmachine.errors import BigmachineError, NetworkError
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.heartbeat import Heartbeat, is_held_up
-from bigmachine.rpc.lanes import BULK, MAIN, Lanes
+from bigmachine.rpc.lanes import BULK, MAIN, TOKEN_SIZE, Lanes
 from bigmachine.rpc.losses import translate_loss
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.wire import HELLO, VERSION, Frame, small_frame
@@ -48,6 +48,8 @@ class Connector(Lanes):
         self.name = name
         self._dialer = dialer
         self._token = b""  # of the main connection, for its bulk lane
+        #: The link that this one is beside: streams come by that.
+        self.far: Connector | None = None
         self._heartbeat = Heartbeat(self)
         self._dialling: asyncio.Task[Any] | None = None
         self._dialling_bulk: asyncio.Task[Any] | None = None
@@ -203,11 +205,17 @@ class Connector(Lanes):
         self.main = connection
         # A new one each time: the peer may not have noticed yet that the last connection is over, and the bulk lane
         # must not come to that one.
-        self._token = os.urandom(16)
+        self._token = os.urandom(TOKEN_SIZE) + (b"" if self.far is None else self.far._token)
         connection.send(self.greeting(MAIN))
         self._when_changed()
         if self.on_up is not None:
             self.on_up()
+
+    def greet_again(self) -> None:
+        """Tell the peer that the link that this one is beside has another connection."""
+        if self.main is not None and self.far is not None and self._token[TOKEN_SIZE:] != self.far._token:
+            self._token = self._token[:TOKEN_SIZE] + self.far._token
+            self.main.send(self.greeting(MAIN))
 
     def greeting(self, lane: int) -> bytes:
         """Encode what is sent first on a connection: which link it belongs to, and as what."""

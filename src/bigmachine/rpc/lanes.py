@@ -13,6 +13,8 @@ from bigmachine.rpc.streams.streams import StreamHost
 
 MAIN = 0
 BULK = 1
+#: The bytes of a link's token; those of the link that it is beside may follow (see `near`).
+TOKEN_SIZE = 16
 DIRECT = 2  # for a thread that reads it by itself: see `direct`
 
 

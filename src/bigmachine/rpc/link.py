@@ -50,6 +50,7 @@ from bigmachine.rpc.wire import (
     CREDIT,
     CREDIT_PAYLOAD,
     ERROR,
+    KEPT,
     LARGE,
     OVERSIZED,
     PONG,
@@ -249,7 +250,7 @@ class Link(Connector):
 
     def adopt(self, call: Call[Any], kind: str) -> Call[Any]:
         """Make a call's outcome the stream that the peer keeps for it."""
-        return self._passed(call, self._adopt, kind)
+        return self._passed(call, self._adopt, kind, b"")
 
     def lost_directly(self, call: Call[Any], cause: BigmachineError) -> Call[Any]:
         """Have it judged what became of a call whose connection broke."""
@@ -289,6 +290,8 @@ class Link(Connector):
         """Make a link to the same peer on another event loop; this one's owner gives its verdicts, too."""
         link = Link(reactor, self._dialer, codec=self.codec, name=self.name)
         link.statistics = self.statistics
+        link.far = self
+        link._idents = self._idents  # its streams come here
         link.tamper_with(self._tamper)
         if self._verdict is not None:
             verdict = self._verdict
@@ -537,6 +540,9 @@ class Link(Connector):
                 call.fail(self.codec.load_error(payload, flags, call.name))
             elif flags & OVERSIZED:
                 call.fail(self.oversized(call.name, payload))
+            elif flags & KEPT:
+                far: Link = self.far  # type: ignore[assignment]  # a link is beside a link
+                far._passed(call, far._adopt, *pickle.loads(payload))
             else:
                 call.finish(self.open_stream(ident, pickle.loads(payload), f"{call.name} on {self.name}"))
         except BaseException:
@@ -560,11 +566,13 @@ class Link(Connector):
     def _has_unsent(self) -> bool:
         return bool(self._waiting)
 
-    def _adopt(self, call: Call[Any], kind: str) -> None:
-        if self.main is None:
+    def _adopt(self, call: Call[Any], kind: str, token: bytes) -> None:
+        """Take a stream that the peer keeps; `token`: for which connection, if it is known."""
+        if self.main is None or (token and token != self._token):
             self._lost_directly(call, NetworkError(f"the connection to {self.name} was lost with the stream"))
             return
         stream = self.open_stream(call.ident, kind, f"{call.name} on {self.name}")
+        self._heartbeat.start()
         self.begin_reading(call.ident)
         if not call.finish(stream):
             stream.close()  # it was given up
@@ -587,6 +595,8 @@ class Link(Connector):
             waiting, self._waiting = self._waiting, {}
             for ident, encoded in waiting.items():
                 self._send(ident, encoded)
+            for near in list(self._nears.values()):
+                near.greet_again()
 
     def _when_bulk_is_settled(self) -> None:
         large, self._for_bulk = self._for_bulk, {}

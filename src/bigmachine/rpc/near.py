@@ -8,11 +8,15 @@ But the caller may just as well submit a call and then block its loop (a noteboo
 calls]`), and on its own connection nothing would move while it does. So `submit` only offers a call, and it is sent
 by whoever claims it first: `await`, by the near connection; anything else that looks at the call, by the far link; and
 if nobody looks at it at all, the reactor's guard, by the far link, after one to two of its pauses.
+
+For the same reason a stream that such a call returns comes by the far link (the peer keeps it until that has a reader):
+whoever has it may read it with `for` on this loop, which then does nothing else, or go on when the loop is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from asyncio.events import _get_running_loop
 from collections.abc import AsyncGenerator
@@ -143,6 +147,12 @@ class Near:
             if self.offers:  # offered between the look and the flag
                 self.is_guarded = True
                 self.far.reactor.loop.call_later(_GUARD, self._guard, seen, 0, _GUARD)
+
+    def greet_again(self) -> None:
+        """Have the peer told that the far link has another connection."""
+        if self.link is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.link.reactor.post(self.link.greet_again)
 
     def close(self, error: BaseException) -> None:
         """End it with the far link; from any thread."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from bigmachine.errors import DeadlineExceeded
 from bigmachine.rpc.channel import Channel
 from bigmachine.rpc.codec import Codec, Encoded
+from bigmachine.rpc.lanes import TOKEN_SIZE
 from bigmachine.rpc.ledger import Ledger
 from bigmachine.rpc.pool import DEFAULT_THREADS, ThreadPool
 from bigmachine.rpc.reactor import Reactor
@@ -73,6 +74,7 @@ class Server:
 
     def link_of(self, peer: Peer, token: bytes) -> Channel | None:
         """Find the channel of the link that a further connection of `peer` belongs to, by the link's token."""
+        token = token[:TOKEN_SIZE]
         return next((c for c in self.channels if c.token == token and c.peer == peer), None)
 
     def method(self, peer: Peer, name: str) -> Method:

@@ -63,6 +63,7 @@ _LAST_KIND = CLOSE
 # Flags
 STREAMED = 1  # RESULT: the outcome is a stream, its items follow under the same id
 OURS = 2  # ERROR, END: raised by the library for this call, not by the method
+KEPT = 8  # RESULT with STREAMED: the stream comes by the link that this one is beside, once that has a reader for it
 BY_LOOP = 4  # RESULT, ERROR by a connection that a thread serves: such calls had better go where the loop serves
 OVERSIZED = 128  # made by a Decoder for a frame above the limit, never on the wire
 

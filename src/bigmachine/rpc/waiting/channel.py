@@ -11,7 +11,7 @@ from bigmachine.errors import InvalidCall
 from bigmachine.rpc.channel import Channel
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.streams.outgoing import Outgoing
-from bigmachine.rpc.wire import RESULT, STREAMED
+from bigmachine.rpc.wire import KEPT, RESULT, STREAMED
 
 if TYPE_CHECKING:
     from bigmachine.rpc.connection import Connection
@@ -32,8 +32,12 @@ class DirectChannel(Channel):
         run.args, run.kwargs = (), {}
         self.over(run, False, 0)
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None and self._owner.main is not None
-        stream = Outgoing(self._owner, run.ident, source, kind, run.method.name, info=run, done=run.leave)
-        if wanted:
+        home = self._owner.home() if wanted else None
+        stream = Outgoing(home or self._owner, run.ident, source, kind, run.method.name, info=run, done=run.leave)
+        if home is not None:
+            home.parked[run.ident] = stream
+            self.transmit(self.codec.result(RESULT, STREAMED | KEPT, run.ident, (kind, home.token), run.method.name))
+        elif wanted:
             self._owner.parked[run.ident] = stream
             self.transmit(self.codec.result(RESULT, STREAMED, run.ident, kind, run.method.name))
         else:

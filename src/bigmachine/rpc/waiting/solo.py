@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bigmachine.errors import BigmachineError
 from bigmachine.rpc.lanes import DIRECT
 from bigmachine.rpc.losses import translate_loss
-from bigmachine.rpc.wire import BY_LOOP, PING, PONG, RESULT, STREAMED, Frame, WireError, small_frame
+from bigmachine.rpc.wire import BY_LOOP, KEPT, PING, PONG, RESULT, STREAMED, Frame, WireError, small_frame
 
 if TYPE_CHECKING:
     from bigmachine.rpc.calls import Call
@@ -144,7 +144,7 @@ class Solo:
                     self._by_loop.add(call.method)
                     frame = (kind, flags & ~BY_LOOP, ident, payload, buffers)  # noqa: PLW2901 (for the link)
                 self._link.frames(connection, [frame])
-                if kind == RESULT and flags & STREAMED:
+                if kind == RESULT and flags & STREAMED and not flags & KEPT:
                     self._link.begin_reading(ident)
 
     def lost(self, connection: Connection, error: Exception | None) -> None:
