@@ -1,11 +1,11 @@
 """Noticing that a connection has gone mute, and replacing it.
 
-While calls or streams wait for something, a link that has been silent for `_BEAT` is pinged; if it stays silent, a new
-connection is dialled beside it, and calls that come meanwhile wait, for what is sent over a mute connection has an
-unknown outcome. Only when that one stands is the old one given up: a peer that is merely busy, so that it cannot answer
-a ping, cannot finish a handshake either, and keeps its calls. After a partition this is faster than TCP, whose
-retransmissions leave an old connection mute for more than five seconds after it has healed (`research`: 5 s after a
-fault of 4 to 7 s).
+While calls or streams wait for something, a link that has been silent for `_BEAT` is pinged, and calls that come then
+wait until the peer is heard, for what is sent over a mute connection has an unknown outcome. If it stays silent, a new
+connection is dialled beside it. Only when that one stands is the old one given up: a peer that is merely busy, so that
+it cannot answer a ping, cannot finish a handshake either, and keeps its calls. After a partition this is faster than
+TCP, whose retransmissions leave an old connection mute for more than five seconds after it has healed (`research`: 5 s
+after a fault of 4 to 7 s).
 
 A peer that is heard need not hear: each direction has its own retransmissions, and after a partition the peer's may
 come through seconds before this side's. So being heard does not end the doubt while the kernel says that what this side
@@ -126,6 +126,7 @@ class Heartbeat:
         self._has_pinged = what is not Next.REST
         if what is Next.PING and link.main is not None:
             link.main.send(small_frame(PING, 0, 0))
+            link.doubt()
         elif what is Next.REST:
             link.believe()
         elif what is Next.REPLACE and link.main is not None:
