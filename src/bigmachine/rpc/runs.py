@@ -19,6 +19,7 @@ from bigmachine.errors import DeadlineExceeded, InvalidCall
 from bigmachine.rpc.codec import LEAVES, Encoded
 from bigmachine.rpc.context import CallInfo, get_deadline, set_current, set_deadline
 from bigmachine.rpc.services import Method
+from bigmachine.rpc.streams.arguments import add_hint
 from bigmachine.rpc.streams.streamed import PLAIN, stream_kind
 from bigmachine.rpc.wire import ERROR, OURS, RESULT, small_frame
 from bigmachine.rpc.workers import DONE, Steps
@@ -87,6 +88,8 @@ class Run(CallInfo):
                     return InvalidCall(f"the arguments do not fit {self.method.name}: {misfit}"), True
                 except ValueError:
                     pass
+        if type(exc) is TypeError or type(exc) is AttributeError:
+            add_hint(exc, self.args, self.kwargs)
         return exc, False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import itertools
 import operator
@@ -12,8 +13,9 @@ from typing import IO, Any, BinaryIO
 
 import pytest
 
-from bigmachine.rpc.streams.arguments import Feed, are_plain, is_factory, take_streams
+from bigmachine.rpc.streams.arguments import Feed, add_hint, are_plain, is_factory, take_streams
 from bigmachine.rpc.streams.streamed import BYTES, ITEMS, StreamRef
+from tests.unit.rpc.ends import memory
 
 
 def numbers() -> Iterator[int]:
@@ -48,6 +50,35 @@ def returns_io() -> IO[bytes]:
     return io.BytesIO()
 
 
+class Ones:
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __iter__(self) -> Ones:
+        return self
+
+    def __next__(self) -> int:
+        return 1
+
+
+def returns_own_iterator():  # type: ignore[no-untyped-def]  # what stands here as a text says nothing
+    return Ones(1)
+
+
+returns_own_iterator.__annotations__["return"] = Ones
+
+
+def returns_file_of_its_class():  # type: ignore[no-untyped-def]  # as above
+    return io.BytesIO()
+
+
+returns_file_of_its_class.__annotations__["return"] = io.BufferedRandom
+
+
+def returns_unannotated():  # type: ignore[no-untyped-def]  # on purpose
+    return iter([1])
+
+
 def work() -> int:
     raise AssertionError("this is a method's to run")
 
@@ -58,6 +89,9 @@ def work_on(n: int) -> int:
 
 class Maker:
     def make(self) -> Iterator[int]:
+        return iter([1])
+
+    def make_unannotated(self):  # type: ignore[no-untyped-def]  # on purpose
         return iter([1])
 
     def work(self) -> int:
@@ -87,6 +121,15 @@ def local() -> Callable[[], Iterator[int]]:
         functools.partial(numbers_up_to, 3),
         functools.partial(functools.partial(numbers_up_to), 3),
         functools.partial(open, "/dev/null", "rb"),
+        functools.partial(Path("/dev/null").open, "rb"),
+        functools.partial(gzip.open, "/dev/null"),
+        functools.partial(iter, [1, 2]),
+        functools.partial(iter, list, []),
+        functools.partial(io.BytesIO, b"abc"),
+        functools.partial(itertools.count, 3),
+        functools.partial(Ones, 3),
+        returns_own_iterator,
+        returns_file_of_its_class,
         Maker().make,
     ],
 )
@@ -117,6 +160,15 @@ def test_where_lambdas_and_local_functions_travel_they_are_values(value: object)
         lambda n: n,
         Maker,
         Maker(),
+        returns_unannotated,
+        functools.partial(returns_unannotated),
+        Maker().make_unannotated,
+        functools.partial(iter),
+        functools.partial(map, str),
+        functools.partial(Ones),
+        functools.partial(list, [1]),
+        io.BytesIO,
+        iter,
         len,
         int,
         open,
@@ -189,3 +241,65 @@ def test_a_maker_is_called_anew_each_time() -> None:
 )
 def test_a_quick_look_tells_arguments_that_cannot_be_streams(args: Any, kwargs: Any, plain: bool) -> None:
     assert are_plain(args, kwargs) is plain
+
+
+def misuse(use: Callable[[Any], object], value: object) -> list[str]:
+    try:
+        use(value)
+    except (TypeError, AttributeError) as exc:
+        add_hint(exc, (1,), {"source": value})
+        return getattr(exc, "__notes__", [])
+    raise AssertionError("it went well")
+
+
+@pytest.mark.parametrize("value", [returns_unannotated, functools.partial(returns_unannotated), Maker().work, len])
+@pytest.mark.parametrize("use", [list, next, sum, lambda source: source.read(), lambda source: source.__next__()])
+def test_a_method_that_got_a_function_instead_of_a_stream_has_a_hint(
+    use: Callable[[Any], object], value: object
+) -> None:
+    assert "give a lambda" in misuse(use, value)[0]
+
+
+@pytest.mark.parametrize(
+    ("use", "value"),
+    [(list, 5), (lambda source: source.name, work), (lambda source: source + 1, work), (lambda source: list(5), work)],
+)
+def test_other_errors_have_none(use: Callable[[Any], object], value: object) -> None:
+    assert misuse(use, value) == []
+
+
+class Reader:
+    def total(self, numbers: Iterator[int]) -> int:
+        return sum(numbers)
+
+    async def total_async(self, numbers: AsyncIterator[int]) -> int:
+        return sum([number async for number in numbers])
+
+    def size(self, file: BinaryIO) -> int:
+        return len(file.read())
+
+    def run(self, function: Callable[[], object]) -> str:
+        return type(function()).__name__
+
+
+def returns_unannotated_file():  # type: ignore[no-untyped-def]  # on purpose
+    return io.BytesIO(b"abc")
+
+
+def test_what_makes_a_stream_is_called_for_it_and_a_function_that_may_be_a_value_is_passed() -> None:
+    with memory({"R": Reader()}) as ends:
+        assert ends.call("R.total", functools.partial(iter, [1, 2])) == 3
+        assert ends.call("R.total_async", lambda: iter([1, 2])) == 3
+        assert ends.call("R.size", functools.partial(io.BytesIO, b"abc")) == 3
+        assert ends.call("R.size", lambda: returns_unannotated_file()) == 3  # noqa: PLW0108 (as the hint says)
+        assert ends.call("R.run", returns_unannotated_file) == "BytesIO"
+
+
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [("total", returns_unannotated), ("total_async", returns_unannotated), ("size", returns_unannotated_file)],
+)
+def test_the_error_of_a_method_that_wanted_a_stream_says_how_to_give_one(method: str, value: object) -> None:
+    with memory({"R": Reader()}) as ends, pytest.raises((TypeError, AttributeError)) as caught:
+        ends.call(f"R.{method}", value)
+    assert any("give a lambda that calls it" in note for note in caught.value.__notes__)

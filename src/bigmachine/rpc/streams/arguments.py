@@ -1,15 +1,18 @@
 """Arguments that are streams: found at the top level of a call, replaced by a reference, sent item by item.
 
 An iterator, an async iterator and a binary file are streams. So is what a zero-argument callable makes, if it says
-that it makes streams (a generator function, a return annotation, `open`; also in a partial), or is one that could not
-travel itself (a lambda, a local function): it is called anew for each attempt of a retried call. Any other callable is
-a value, and is never called here: a method may be meant to run it.
+that it makes streams, or is one that could not travel itself (a lambda, a local function): it is called anew for each
+attempt of a retried call. Those say so: a generator function, a function with such a return annotation, what the
+standard library opens files and makes iterators with, and a partial of one of them or of a class of such objects. Any
+other callable is a value, and is never called here: a method may be meant to run it. If it was not, the method's error
+has a note of that (`add_hint`).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import io
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from typing import Any
@@ -26,6 +29,29 @@ _STREAMS = (
     "BufferedIOBase",
     "BufferedReader",
     "BytesIO",
+    "FileIO",
+    "GzipFile",
+)
+#: Functions of the standard library that make streams, by module and qualified name; they have no annotations.
+_MAKERS = frozenset(
+    (
+        ("_io", "open"),  # the built-in one
+        ("builtins", "aiter"),
+        ("builtins", "iter"),
+        ("bz2", "open"),
+        ("gzip", "open"),
+        ("io", "open"),
+        ("lzma", "open"),
+        ("pathlib", "Path.open"),
+        ("pathlib._local", "Path.open"),  # Python 3.13
+    )
+)
+#: How Python says that a function was used as a stream.
+_MISUSES = ("not iterable", "not an iterator", "__aiter__", "__anext__", "attribute 'read", "attribute '__next__'")
+_HINT = (
+    "an argument is a function, and was passed as a value: to have the stream that it makes passed instead, say in its "
+    "annotation that it returns one (-> Iterator[int], -> BinaryIO), or give a lambda that calls it (in a notebook, "
+    "where lambdas travel as values, a generator function)"
 )
 
 
@@ -89,20 +115,45 @@ def is_factory(value: object, *, by_value: bool = False) -> bool:
     maker: object = value
     while isinstance(maker, functools.partial):
         maker = maker.func
-    if not inspect.isroutine(maker) or not _needs_nothing(value):
+    if not (inspect.isroutine(maker) or isinstance(maker, type)) or not _needs_nothing(value):
         return False
-    if inspect.isgeneratorfunction(maker) or inspect.isasyncgenfunction(maker) or maker is open:
-        return True
+    if isinstance(maker, type):  # in a partial
+        return _is_of_streams(maker)
     qualname = getattr(maker, "__qualname__", "")
+    if inspect.isgeneratorfunction(maker) or inspect.isasyncgenfunction(maker):
+        return True
+    if (getattr(maker, "__module__", ""), qualname) in _MAKERS:
+        return True
     if not by_value and ("<lambda>" in qualname or "<locals>" in qualname):
         return True
     returns = getattr(maker, "__annotations__", {}).get("return", "")
+    if isinstance(returns, type) and _is_of_streams(returns):
+        return True
     return any(name in (returns if isinstance(returns, str) else repr(returns)) for name in _STREAMS)
+
+
+def _is_of_streams(cls: type) -> bool:
+    is_file = issubclass(cls, io.RawIOBase | io.BufferedIOBase)
+    return is_file or ((hasattr(cls, "__next__") or hasattr(cls, "__anext__")) and not issubclass(cls, io.IOBase))
 
 
 def _needs_nothing(value: Callable[..., object]) -> bool:
     try:
         inspect.signature(value).bind()
-    except (TypeError, ValueError):
+    except TypeError:
         return False
+    except ValueError:  # of some that are written in C Python does not know what they need; of `iter` we do
+        return isinstance(value, functools.partial) and value.func is iter and bool(value.args)
     return True
+
+
+def add_hint(exc: TypeError | AttributeError, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note on a method's error, if it looks so, that it got a function where it wanted the stream that this makes."""
+    text = str(exc)
+    if not any(misuse in text for misuse in _MISUSES):
+        return
+    for value in (*args, *kwargs.values()):
+        is_function = isinstance(value, functools.partial) or inspect.isroutine(value)
+        if is_function and (type(value).__name__ in text or "'function'" in text):  # as some call a bound method, too
+            exc.add_note(_HINT)
+            return
