@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 _Made: TypeAlias = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
 _Factory: TypeAlias = Callable[[], asyncio.BaseProtocol]
@@ -76,20 +76,12 @@ async def _by_aiofastnet(
 
 
 async def _by_uvloop(loop: asyncio.AbstractEventLoop, factory: _Factory, sock: socket.socket, **options: Any) -> _Made:
-    making = loop.create_task(loop.create_connection(factory, sock=sock, **options))
-
-    def is_over(making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:
-        if making.cancelled() or making.exception() is not None:
-            # uvloop (0.23) has closed it, or will; one that is cut before its first bytes are away by number. Then the
-            # socket object would close the same number once more, another file's by then; if that is a connection,
-            # libuv ends the process (SIGABRT).
-            sock.detach()
+    making = loop.create_task(loop.create_connection(factory, sock=cast(socket.socket, _Number(sock)), **options))
 
     def give_up() -> None:
-        if not making.cancel() and not making.cancelled() and making.exception() is None:
-            making.result()[0].abort()
+        making.add_done_callback(_abort)
+        making.cancel()
 
-    making.add_done_callback(is_over)
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -97,6 +89,42 @@ async def _by_uvloop(loop: asyncio.AbstractEventLoop, factory: _Factory, sock: s
         # handshake is done by then, the protocol believes in the connection for ever, and an error is logged.
         _after_turns(loop, _FIRST_TURNS, give_up)
         raise
+
+
+class _Number:
+    """A connected socket, which is its taker's to close once that has asked for its number.
+
+    uvloop (0.23) closes by number, and tells a `socket` object of it only if all goes well. An object that was not
+    told (the connection was cut before its first bytes were away, or the loop was closed meanwhile) would close the
+    same number once more, another file's by then; if that is a connection, libuv ends the process (SIGABRT).
+    """
+
+    type = socket.SOCK_STREAM
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.family = sock.family
+        self._sock = sock
+        self._number = -1
+
+    def fileno(self) -> int:
+        if self._number < 0:
+            self._number = self._sock.detach()
+        return self._number
+
+    def setblocking(self, flag: bool) -> None:
+        self._sock.setblocking(flag)
+
+    def detach(self) -> int:
+        return self._number
+
+    def close(self) -> None:
+        """Nothing: whoever asked for the number has closed it."""
+
+
+def _abort(making: asyncio.Task[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:
+    """Have no connection, if there came to be one that nobody wants any more; nor does anybody want the error."""
+    if not making.cancelled() and making.exception() is None:
+        making.result()[0].abort()
 
 
 def _after_turns(loop: asyncio.AbstractEventLoop, count: int, do: Callable[[], object]) -> None:
