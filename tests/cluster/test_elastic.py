@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,13 @@ class Counter:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def note(self, path: str, seconds: float) -> int:
+        """Leave a line in a file, which outlives the process."""
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(seconds)
+        return os.getpid()
 
 
 class Picky:
@@ -183,6 +192,29 @@ def test_a_program_that_is_started_anew_has_its_services_again() -> None:
         assert machine.call(Counter.next) == 101
         assert machine.call("Supervisor.getpid") != before
         assert machine.state is State.RUNNING
+
+
+def _has_lines(path: Path, number: int) -> bool:
+    return path.exists() and len(path.read_text().split()) == number
+
+
+def test_a_call_that_is_repeated_is_not_begun_by_the_process_that_replaced_the_first(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with bigmachine.start(LocalSystem(), output="off") as session, ThreadPoolExecutor(1) as pool:
+        [machine] = started(session)
+        for number in (1, 2):  # what the first process began is known to the second one, and to the third
+            under_way = pool.submit(machine.retry_call, Counter.note, str(notes), 30.0)
+            wait_for(partial(_has_lines, notes, number), "it runs")
+            machine.call("Supervisor.exec")
+            error = under_way.exception(LIMIT)
+            assert isinstance(error, NetworkError)
+            assert not error.temporary
+            assert f"was begun on {machine.name} by a process that another one has replaced" in str(error)
+            assert isinstance(error.__cause__, NetworkError)
+            assert error.__cause__.temporary
+        pid = machine.retry_call(Counter.note, str(notes), 0.0)
+        assert pid == machine.call("Supervisor.getpid")
+        assert len(notes.read_text().split()) == 3
 
 
 def test_starting_anew_again_and_again_and_a_shutdown_in_between() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bigmachine import InvalidCall, Machine, MachineStopped, RemoteError, State
+from bigmachine import InvalidCall, Machine, MachineStopped, NetworkError, RemoteError, State
 from bigmachine.errors import RemoteTraceback, is_remote
+from bigmachine.testing import inject_faults
 from tests.cluster.fault_services import (
     AsyncInit,
     KilledInit,
@@ -144,6 +145,26 @@ def test_a_keyboard_interrupt_in_a_method_ends_the_call_and_not_the_machine(clus
     error = harm_of(lambda: cluster.machine.call(Target.interrupt), cluster)
     assert type(error) is RemoteError
     assert error.type_name == "KeyboardInterrupt"
+
+
+def test_a_stream_that_a_repetition_cannot_have_again_says_what_broke_it_and_what_to_do(cluster: Cluster) -> None:
+    (machine,) = cluster.session.start(1, services=[Target()])
+    machine.wait(State.RUNNING, LIMIT)
+    errors = []
+    with inject_faults(machine, seed=10, cut=0.5):
+        for _ in range(20):
+            try:
+                machine.retry_call("Target.count").close()
+            except NetworkError as error:
+                errors.append(error)
+    machine.shutdown()
+    assert errors
+    for gone in errors:
+        assert not gone.temporary
+        assert f"Target.count on {machine.name} began a stream for an earlier attempt" in str(gone)
+        assert "Make a new call" in str(gone)
+        assert isinstance(gone.__cause__, NetworkError)
+        assert gone.__cause__.temporary
 
 
 def failed(cluster: Cluster, service: object) -> MachineStopped:

@@ -85,7 +85,13 @@ class Hosted:
         self.output_bytes = 0
         self.log_records = 0
         self.conversations = Conversations()
-        self._with_files = {"records": self._hear_records, "halted": self._halted, "asks": self._may_be_asked}
+        self._with_files = {
+            "records": self._hear_records,
+            "halted": self._halted,
+            "asks": self._may_be_asked,
+            "journal": self._keep_journal,
+        }
+        self._journal: int | None = None  # where the program notes its calls, for the process that replaces it
         self._asked: LoopChannel | None = None
         self._loop = loop
         self._nursery = nursery
@@ -164,7 +170,8 @@ class Hosted:
         self._control_ended = self._loop.create_future()
         self._channel = LoopChannel(child.control, self._loop, self._on_message, self._on_control_end)
         # First of all: it can begin while the rest is seen to.
-        self._channel.send({"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()})
+        boot = {"k": "boot", "identity": self.spec.identity.to_dict(), "spec": self.spec.to_text()}
+        self._channel.send(boot, () if self._journal is None else (os.dup(self._journal),))
         offer_to_oom_killer(child.pid)
         if self._oom is not None:
             self._oom.glance([child.pid], self._loop.time())
@@ -294,6 +301,15 @@ class Hosted:
         self._pipes.append(PipeReader(self._loop, fd, self._on_records))
         if self._feed.is_full:
             self.pause()
+
+    def _keep_journal(self, message: Message) -> None:
+        self._drop_journal()
+        self._journal = message.fds[0]
+
+    def _drop_journal(self) -> None:
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
 
     def _may_be_asked(self, message: Message) -> None:
         """Keep the socket by which a thread of the program can be asked for a conversation."""
@@ -485,6 +501,7 @@ class Hosted:
             self._oom.forget(ending.pid)
         self.is_serving = False
         self._child = None
+        self._drop_journal()
         reason = self._reason
         self._feed.stopped(
             self.certificate, exception=reason.exception if reason else None, text=reason.text if reason else ""

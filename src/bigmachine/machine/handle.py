@@ -239,8 +239,13 @@ class Machine:
     def retry_call(self, method: Any, /, *args: Any, **kwargs: Any) -> Any:
         """`call`, again while the error is temporary, with growing pauses, until the `deadline()` around it.
 
-        However often it is sent, it runs at most once on a machine. With an iterator or a file as an argument there is
-        one attempt only; a function without arguments that makes it is called for each.
+        However often it is sent, it runs at most once on a machine, also if `Supervisor.exec` replaces its process
+        meanwhile. With an iterator or a file as an argument there is one attempt only; a function without arguments
+        that makes it is called for each.
+
+        Raises:
+            NetworkError: one that is not `temporary`, if the call was begun before and its outcome cannot be had: it is
+                a stream that was lost with the connection, or its process was replaced, or newer ones took its place.
         """
         self._refuse_on_loop("retry_call")
         is_once = has_stream(args, kwargs)

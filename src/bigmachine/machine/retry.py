@@ -2,6 +2,8 @@
 
 Every attempt carries the same key, so a machine that has seen it answers with that call's outcome, or waits for it,
 instead of running it again. An exception of the method itself is an outcome, whatever it says of being temporary.
+Where the machine has that outcome no more (a stream, which is given once; a process that was replaced) its error says
+so, and has the one that made the call be repeated as its cause.
 
 A call one of whose arguments is a stream itself is attempted once: what the first attempt has read of an iterator or a
 file is gone, and a second one would send the rest as if it were all.
@@ -15,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmachine.errors import BigmachineError, DeadlineExceeded, is_remote
-from bigmachine.rpc import Call
+from bigmachine.rpc import Call, OutcomeGone
 from bigmachine.rpc.context import remaining
 from bigmachine.rpc.names import shown
 from bigmachine.rpc.streams.streamed import stream_kind
@@ -54,6 +56,7 @@ def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object],
     """
     key = os.urandom(16)
     attempt = 0
+    last: BaseException | None = None
     while True:
         call = submit(key)
         try:
@@ -61,6 +64,8 @@ def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object],
         except BaseException as exc:
             call.cancel()
             if not is_worth_repeating(exc):
+                if isinstance(exc, OutcomeGone) and not is_remote(exc):
+                    raise exc from last
                 raise
             if is_once:
                 exc.add_note(_NOT_TWICE)
@@ -70,7 +75,8 @@ def retry(submit: Callable[[bytes], Call[Any]], rest: Callable[[float], object],
             if left is not None and left <= wait:
                 method = shown(call.method)
                 raise DeadlineExceeded(f"{method} failed {attempt + 1} times until its deadline: {exc}") from exc
+            last = exc.with_traceback(None)  # that holds this frame, and it the arguments
         finally:
-            del call  # or the error keeps this frame, and the arguments, alive
+            del call  # as above
         attempt += 1
         rest(wait)

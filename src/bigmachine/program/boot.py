@@ -41,6 +41,8 @@ class Boot:
         self.spec = spec
         self.channel = channel
         self.blank = blank
+        #: Where the process that this one replaces has noted its calls; see `journal`.
+        self.journal: int | None = None
         self.is_served = False
         self.debugging: Debugging | None = None
 
@@ -96,6 +98,7 @@ def read(message: Message, channel: BlockingChannel, blank: ssl.SSLContext | Non
     if not isinstance(identity, dict):
         raise ValueError("the boot message holds no identity")  # noqa: TRY004 (bad bytes, not a bad argument)
     _current = Boot(Identity.from_dict(identity), LaunchSpec.from_text(message.text("spec")), channel, blank)
+    _current.journal = message.fds[0] if message.fds else None
     return _current
 
 

@@ -25,6 +25,7 @@ from bigmachine.agent.processes.reserve import Reserve
 from bigmachine.errors import AuthenticationError, Cause, InvalidCall
 from bigmachine.program import boot, failure
 from bigmachine.program.dump import Heap, plain, take_heap
+from bigmachine.program.journal import Journal
 from bigmachine.program.main import end_by, exit_status, finish
 from bigmachine.program.records import silence_copies, take_levels
 from bigmachine.program.supervisor import Supervisor
@@ -118,6 +119,10 @@ class _Serving:
         codec = Codec(by_value=spec.interactive, machine=spec.name, limit=spec.limit)
         server = self._server = Server(table, authorize=authorize, codec=codec, threads=spec.threads)
         server.session = make_session(machine, server)
+        journal = Journal(self._send_files, machine.journal)
+        for key in journal.former():
+            server.ledger.remember(key)
+        server.on_key = journal.note
         self._supervisor = Supervisor(table, server.session, self.send, self.fail, server.statistics, self._heard)
         table.register("Supervisor", self._supervisor)
         self._context = server_context(machine.identity, machine.blank)

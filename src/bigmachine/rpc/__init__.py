@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc.connector import Dialer
     from bigmachine.rpc.context import CallInfo, current_call, deadline
     from bigmachine.rpc.link import Link, Tamper
+    from bigmachine.rpc.losses import OutcomeGone
     from bigmachine.rpc.names import name_of
     from bigmachine.rpc.net import PeerFull, PeerGone, TlsDialer, serve_socket, serve_waiting
     from bigmachine.rpc.pool import DEFAULT_THREADS
@@ -42,6 +43,7 @@ _HOME = {
     "Dialer": "connector",
     "Link": "link",
     "MethodSnapshot": "statistics",
+    "OutcomeGone": "losses",
     "PeerFull": "net",
     "PeerGone": "net",
     "Reactor": "reactor",
@@ -72,6 +74,7 @@ __all__ = [
     "Dialer",
     "Link",
     "MethodSnapshot",
+    "OutcomeGone",
     "PeerFull",
     "PeerGone",
     "Reactor",

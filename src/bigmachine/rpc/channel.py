@@ -12,6 +12,8 @@ from bigmachine.errors import AuthenticationError, BigmachineError, InvalidCall,
 from bigmachine.rpc.codec import UNSAID, Encoded
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.lanes import BULK, MAIN, TOKEN_SIZE, Lanes
+from bigmachine.rpc.ledger import Lack
+from bigmachine.rpc.losses import OutcomeGone
 from bigmachine.rpc.names import TRACE_KEYWORD, shown
 from bigmachine.rpc.pool import Job
 from bigmachine.rpc.runs import FramedRun
@@ -49,7 +51,13 @@ Early = tuple[str, tuple[Any, ...], dict[str, Any], float | None, bytes | None, 
 _new = object.__new__
 #: After so many frames that came one by one it is a call at a time that is made here.
 _ALONE = 3
-_NOT_AGAIN = "the outcome of this call was given once and is not kept: it cannot be given again"
+_LACKS = {
+    Lack.FORGOTTEN: "has run on {machine}, and its outcome, which was kept for a while, has made room for newer ones",
+    Lack.STREAMED: "on {machine} began a stream for an earlier attempt, which was lost with that one's connection: a "
+    "stream is not given twice. Make a new call, or have the method return a value instead",
+    Lack.FORMER: "was begun on {machine} by a process that another one has replaced since (Supervisor.exec): what came "
+    "of it is not known, and it is not begun again. Make a new call if it may run twice",
+}
 
 
 class Channel(Lanes):
@@ -210,6 +218,8 @@ class Channel(Lanes):
         ledger = self.server.ledger
         run.entry = ledger.open(key)
         if run.entry is not None:
+            if self.server.on_key is not None:
+                self.server.on_key(key, run.method.name)
             return True
         entry = ledger.find(key)
         if not entry.is_settled and entry.has_broken_off:
@@ -219,10 +229,14 @@ class Channel(Lanes):
             entry.waiting.append((self, run.ident))
         elif entry.outcome is None:
             self._count_refused(run.method.name, run.size)
-            self._refuse(run.ident, InvalidCall(_NOT_AGAIN))
+            self._refuse(run.ident, self._gone(run, entry.lack))
         else:
             self.transmit(readdress(entry.outcome, run.ident))
         return False
+
+    def _gone(self, run: FramedRun, lack: Lack) -> OutcomeGone:
+        machine = self.codec.machine or "the machine"
+        return OutcomeGone(f"{run.method.name} {_LACKS[lack].format(machine=machine)}")
 
     def start(self, run: FramedRun) -> None:
         """Begin to run a method."""
@@ -311,7 +325,7 @@ class Channel(Lanes):
         self.over(run, False, 0)
         if run.entry is not None:
             for channel, ident in self.server.ledger.settle(run.entry, None, 0):
-                channel._refuse(ident, InvalidCall(_NOT_AGAIN))
+                channel._refuse(ident, self._gone(run, run.entry.lack))
         wanted = self.runs.pop(run.ident, None) is not None and self.main is not None
         home = self.home() if wanted else None
         stream = Outgoing(home or self, run.ident, source, kind, run.method.name, info=run, done=run.leave)

@@ -8,6 +8,7 @@ newest outcome is kept whatever its size, until the next one comes: a large resu
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -21,6 +22,14 @@ KEPT_BYTES = 64 * 2**20
 REMEMBERED = 65536
 
 
+class Lack(enum.Enum):
+    """Why a call that was begun has no outcome to give."""
+
+    FORGOTTEN = enum.auto()  # newer ones took its place
+    STREAMED = enum.auto()  # it is a stream, which is given once
+    FORMER = enum.auto()  # another process began it, which this one has replaced
+
+
 @dataclass(slots=True)
 class Entry(Generic[W, R]):
     """One call: its outcome if it has one, and who waits for it."""
@@ -29,6 +38,8 @@ class Entry(Generic[W, R]):
     outcome: R | None = None
     size: int = 0
     is_settled: bool = False
+    #: If it is settled without an outcome.
+    lack: Lack = Lack.FORGOTTEN
     #: Its input was cut off with a connection: an error is no outcome of its own then, and nobody is to wait for it.
     has_broken_off: bool = False
     waiting: list[W] = field(default_factory=list)
@@ -60,15 +71,22 @@ class Ledger(Generic[W, R]):
         return self._entries[key]
 
     def settle(self, entry: Entry[W, R], outcome: R | None, size: int) -> list[W]:
-        """Note a call's outcome (None: one that cannot be given twice); return who waits for it."""
+        """Note a call's outcome (None: a stream, which cannot be given twice); return who waits for it."""
         entry.is_settled = True
         waiting, entry.waiting = entry.waiting, []
         if outcome is not None:
             entry.outcome, entry.size = outcome, size
             self._settled[entry.key] = None
             self._size += size
+        else:
+            entry.lack = Lack.STREAMED
         self._forget()
         return waiting
+
+    def remember(self, key: bytes) -> None:
+        """Note a call that another process has begun, and came to nobody knows what."""
+        self._entries.setdefault(key, Entry(key, is_settled=True, lack=Lack.FORMER))
+        self._forget()
 
     def break_off(self, entry: Entry[W, R]) -> list[W]:
         """Note that a running call's input was cut off; return who waited for it, and would wait for nothing."""

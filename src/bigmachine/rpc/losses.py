@@ -15,6 +15,12 @@ class PeerFull(NetworkError):
     """The peer has no file descriptor free for a connection; it says so in the handshake (see `turning_away`)."""
 
 
+class OutcomeGone(NetworkError):
+    """A call that was sent again was begun before, and its outcome cannot be had any more: repeating does not help."""
+
+    temporary = False
+
+
 def as_network_error(exc: BaseException, where: str) -> BigmachineError:
     """Translate what the network stack raised."""
     if isinstance(exc, BigmachineError):

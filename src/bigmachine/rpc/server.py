@@ -60,6 +60,8 @@ class Server:
         #: Connections that do not speak frames, or have not begun to.
         self.others: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.ledger: Ledger[Waiting, Encoded] = Ledger()
+        #: Called with the key and the method of each call that may be sent again, before it is begun.
+        self.on_key: Callable[[bytes, str], None] | None = None
         self.statistics = Statistics(threading.Lock())
         #: How many threads serve connections whose link is not known yet; anybody can cause one.
         self.greeting = 0

@@ -25,7 +25,7 @@ from bigmachine.errors import (
     RemoteTraceback,
 )
 from bigmachine.machine.retry import has_stream, is_worth_repeating, pause, retry
-from bigmachine.rpc import Call, deadline
+from bigmachine.rpc import Call, OutcomeGone, deadline
 
 
 def remote(error: Exception) -> Exception:
@@ -142,6 +142,25 @@ def test_what_interrupts_the_wait_gives_the_call_up() -> None:
     with pytest.raises(KeyboardInterrupt):
         retry(lambda key: call, lambda _: None)
     assert call.cancelled()
+
+
+def test_an_outcome_that_is_gone_ends_it_and_what_made_it_be_repeated_is_the_cause() -> None:
+    lost = NetworkError("the cable is out")
+    keys, submit = calls(NetworkError("first"), lost, OutcomeGone("S.method on m1 began a stream"), 42)
+    with pytest.raises(NetworkError, match="on m1 began a stream") as caught:
+        retry(submit, lambda _: None)
+    assert not caught.value.temporary
+    assert caught.value.__cause__ is lost
+    assert len(keys) == 3
+
+
+def test_an_outcome_that_is_gone_for_the_method_is_the_methods_own_error() -> None:
+    error = remote(OutcomeGone("the method repeated a call of another machine"))
+    cause = error.__cause__
+    _, submit = calls(NetworkError("first"), error)
+    with pytest.raises(OutcomeGone) as caught:
+        retry(submit, lambda _: None)
+    assert caught.value.__cause__ is cause
 
 
 def test_what_cannot_be_sent_again_is_attempted_once_and_its_error_says_what_would_help() -> None:

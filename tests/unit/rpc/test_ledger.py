@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmachine.rpc.ledger import Ledger
+from bigmachine.rpc.ledger import Lack, Ledger
 
 
 def test_the_first_attempt_opens_an_entry_and_later_ones_do_not() -> None:
@@ -52,6 +52,37 @@ def test_an_outcome_as_large_as_all_that_is_kept_is_kept() -> None:
     settled(ledger, b"a", size=50)
     settled(ledger, b"b", size=50)
     assert [ledger.find(key).outcome for key in (b"a", b"b")] == [b"a", b"b"]
+
+
+def test_why_there_is_no_outcome_is_known() -> None:
+    ledger: Ledger[str, bytes] = Ledger(kept=1)
+    settled(ledger, b"old", b"new")
+    stream = ledger.open(b"stream")
+    assert stream is not None
+    ledger.settle(stream, None, 0)
+    ledger.remember(b"former")
+    lacks = {key: ledger.find(key).lack for key in (b"old", b"stream", b"former")}
+    assert lacks == {b"old": Lack.FORGOTTEN, b"stream": Lack.STREAMED, b"former": Lack.FORMER}
+
+
+def test_what_another_process_began_is_not_begun_again() -> None:
+    ledger: Ledger[str, bytes] = Ledger()
+    running = ledger.open(b"here")
+    for key in (b"there", b"there", b"here"):
+        ledger.remember(key)
+    assert ledger.open(b"there") is None
+    assert ledger.find(b"there").is_settled
+    assert ledger.find(b"there").outcome is None
+    assert ledger.find(b"here") is running
+    assert len(ledger) == 2
+
+
+def test_what_other_processes_began_is_bounded_too() -> None:
+    ledger: Ledger[str, bytes] = Ledger(remembered=3)
+    for number in range(10):
+        ledger.remember(bytes([number]))
+    assert len(ledger) == 3
+    assert ledger.open(bytes([9])) is None
 
 
 def test_nobody_goes_on_waiting_for_a_call_whose_input_broke_off() -> None:

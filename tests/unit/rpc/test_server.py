@@ -24,6 +24,7 @@ from bigmachine.errors import (
 from bigmachine.rpc import Call, Codec, current_call, deadline
 from bigmachine.rpc.connection import Connection
 from bigmachine.rpc.context import get_deadline
+from bigmachine.rpc.losses import OutcomeGone
 from bigmachine.rpc.memory import MemoryDialer
 from bigmachine.rpc.runs import FramedRun
 from bigmachine.rpc.wire import (
@@ -865,8 +866,28 @@ def test_a_large_outcome_is_given_again_whole(ends: Ends, kind: str) -> None:
 
 def test_a_stream_cannot_be_given_again(ends: Ends) -> None:
     assert list(keyed(ends, "S.count", 3).result(PATIENCE)) == [0, 1, 2]
-    with pytest.raises(InvalidCall, match="cannot be given again"):
+    with pytest.raises(OutcomeGone, match=r"S\.count on .*machine began a stream for an earlier attempt") as caught:
         keyed(ends, "S.count", 3).result(PATIENCE)
+    assert not caught.value.temporary
+
+
+def test_a_call_that_another_process_began_is_refused(ends: Ends, service: Service) -> None:
+    service.go.set()
+    ends.on_link(lambda: ends.server.ledger.remember(b"one"))
+    with pytest.raises(OutcomeGone, match=r"S\.wait_for_go was begun on .*replaced since") as caught:
+        keyed(ends, "S.wait_for_go", 1).result(PATIENCE)
+    assert not caught.value.temporary
+    assert service.order == []
+
+
+def test_each_key_is_told_once_before_its_call_begins(ends: Ends, service: Service) -> None:
+    told: list[tuple[bytes, str, int]] = []
+    ends.server.on_key = lambda key, method: told.append((key, method, len(service.order)))
+    service.go.set()
+    for _ in range(2):
+        keyed(ends, "S.wait_for_go", 1).result(PATIENCE)
+    ends.call("S.echo", 1)
+    assert told == [(b"one", "S.wait_for_go", 0)]
 
 
 @BOTH
@@ -1092,7 +1113,7 @@ def test_refused_calls_of_methods_that_there_are_are_counted_as_errors(service: 
             with pytest.raises(kind):
                 ends.call(method, 1)
         list(keyed(ends, "S.count", 3).result(PATIENCE))
-        with pytest.raises(InvalidCall, match="cannot be given again"):
+        with pytest.raises(OutcomeGone, match="is not given twice"):
             keyed(ends, "S.count", 3).result(PATIENCE)
         there = ends.server.statistics.snapshot()
     assert {name: (told.calls, told.errors) for name, told in there.items()} == {"S.add": (1, 1), "S.count": (2, 1)}
