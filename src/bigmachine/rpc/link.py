@@ -248,9 +248,9 @@ class Link(Connector):
         if not self._heartbeat.is_on:
             self.reactor.post(self._heartbeat.start)
 
-    def adopt(self, call: Call[Any], kind: str) -> Call[Any]:
-        """Make a call's outcome the stream that the peer keeps for it."""
-        return self._passed(call, self._adopt, kind, b"")
+    def adopt(self, call: Call[Any], kind: str, seconds: float | None) -> Call[Any]:
+        """Make a call's outcome the stream that the peer keeps for it; `seconds`: what its deadline leaves."""
+        return self._passed(call, self._adopt, seconds, kind, b"")
 
     def lost_directly(self, call: Call[Any], cause: BigmachineError) -> Call[Any]:
         """Have it judged what became of a call whose connection broke."""
@@ -533,6 +533,7 @@ class Link(Connector):
             if kind == RESULT and flags & STREAMED:
                 self.transmit(small_frame(CANCEL, 0, ident))  # nobody wants it any more
             return
+        seconds = None if call.timer is None else call.timer.when() - self.reactor.loop.time()
         _stop_timer(call)
         self.statistics.of(call.method).count(now - call.sent_at, kind == ERROR, len(payload), call.size)
         try:
@@ -542,9 +543,10 @@ class Link(Connector):
                 call.fail(self.oversized(call.name, payload))
             elif flags & KEPT:
                 far: Link = self.far  # type: ignore[assignment]  # a link is beside a link
-                far._passed(call, far._adopt, *pickle.loads(payload))
+                far._passed(call, far._adopt, seconds, *pickle.loads(payload))
             else:
-                call.finish(self.open_stream(ident, pickle.loads(payload), f"{call.name} on {self.name}"))
+                what = f"{call.name} on {self.name}"
+                call.finish(self.open_stream(ident, pickle.loads(payload), what, seconds))
         except BaseException:
             self.pending[ident] = call  # the connection ends for it: that is what becomes of the call
             raise
@@ -566,12 +568,12 @@ class Link(Connector):
     def _has_unsent(self) -> bool:
         return bool(self._waiting)
 
-    def _adopt(self, call: Call[Any], kind: str, token: bytes) -> None:
+    def _adopt(self, call: Call[Any], seconds: float | None, kind: str, token: bytes) -> None:
         """Take a stream that the peer keeps; `token`: for which connection, if it is known."""
         if self.main is None or (token and token != self._token):
             self._lost_directly(call, NetworkError(f"the connection to {self.name} was lost with the stream"))
             return
-        stream = self.open_stream(call.ident, kind, f"{call.name} on {self.name}")
+        stream = self.open_stream(call.ident, kind, f"{call.name} on {self.name}", seconds)
         self._heartbeat.start()
         self.begin_reading(call.ident)
         if not call.finish(stream):

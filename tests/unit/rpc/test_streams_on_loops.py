@@ -205,7 +205,7 @@ def test_when_the_link_has_another_connection_streams_come_by_that(ends: Ends) -
 def test_a_stream_that_was_kept_for_a_connection_that_is_lost_is_lost(ends: Ends) -> None:
     call: Call[Any] = Call(7, "S.count", ends.link)
     ends.call("S.echo")
-    ends.on_link(lambda: ends.link._adopt(call, "items", b"x" * 16))
+    ends.on_link(lambda: ends.link._adopt(call, None, "items", b"x" * 16))
     with pytest.raises(NetworkError, match="lost with the stream"):
         call.result(PATIENCE)
 

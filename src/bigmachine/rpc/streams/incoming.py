@@ -74,6 +74,7 @@ class Incoming:
         self._got_items = 0
         # How to wake each reader that waits: nearly always one, but threads may share a stream.
         self._waiting: deque[Callable[[], object]] = deque()
+        self._expiry: asyncio.TimerHandle | None = None
         carrier.incoming[ident] = self
 
     # on the reactor's thread
@@ -95,10 +96,24 @@ class Incoming:
         if self._waiting:
             self._wake()
 
+    def expire_in(self, seconds: float) -> None:
+        """End it after so many seconds, when the deadline of its call has passed: no word of the producer is needed."""
+        self._expiry = self.carrier.reactor.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._send_close()
+        self.end(DeadlineExceeded(f"the stream {self.what} was not through by the deadline of its call"))
+
+    def _forget(self) -> bool:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        return self.carrier.incoming.pop(self.ident, None) is not None
+
     def end(self, error: BaseException | None) -> None:
         if self._has_ended:
             return
-        self.carrier.incoming.pop(self.ident, None)
+        self._forget()
         self._error = error
         self._has_ended = True
         self._wake()
@@ -241,7 +256,7 @@ class Incoming:
         self._wake()
 
     def _send_close(self) -> None:
-        if self.carrier.incoming.pop(self.ident, None) is not None:
+        if self._forget():
             self.carrier.transmit(small_frame(CLOSE, 0, self.ident))
 
     def _post(self, function: Callable[..., object], *args: object) -> None:

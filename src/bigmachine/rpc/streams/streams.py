@@ -47,9 +47,11 @@ class StreamHost:
     def run_in_thread(self, job: Job) -> None:
         raise NotImplementedError  # a link's and a channel's own
 
-    def open_stream(self, ident: int, kind: str, what: str) -> Stream[Any] | ByteStream:
-        """Make the reading end of a stream that the other side writes."""
+    def open_stream(self, ident: int, kind: str, what: str, seconds: float | None = None) -> Stream[Any] | ByteStream:
+        """Make the reading end of a stream that the other side writes; `seconds`: what its call's deadline leaves."""
         incoming = Incoming(self, ident, what)
+        if seconds is not None:
+            incoming.expire_in(seconds)
         return ByteStream(incoming) if kind == BYTES else Stream(incoming)
 
     def stream_frame(

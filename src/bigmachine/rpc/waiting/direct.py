@@ -263,7 +263,8 @@ class Direct:
             raise link.oversized(shown(method), payload)
         if flags & STREAMED:
             self._streaming.add(method)
-            return link.adopt(self._unfinished(sent), pickle.loads(payload))
+            left = None if sent.left is None else sent.at + sent.left - perf_counter()
+            return link.adopt(self._unfinished(sent), pickle.loads(payload), left)
         try:
             return pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
         except BaseException as exc:
