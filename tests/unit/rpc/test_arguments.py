@@ -260,9 +260,14 @@ def test_a_method_that_got_a_function_instead_of_a_stream_has_a_hint(
     assert "give a lambda" in misuse(use, value)[0]
 
 
+def list_of_five(_: object) -> list[object]:
+    five: Any = 5
+    return list(five)
+
+
 @pytest.mark.parametrize(
     ("use", "value"),
-    [(list, 5), (lambda source: source.name, work), (lambda source: source + 1, work), (lambda source: list(5), work)],
+    [(list, 5), (lambda source: source.name, work), (lambda source: source + 1, work), (list_of_five, work)],
 )
 def test_other_errors_have_none(use: Callable[[Any], object], value: object) -> None:
     assert misuse(use, value) == []
@@ -287,11 +292,12 @@ def returns_unannotated_file():  # type: ignore[no-untyped-def]  # on purpose
 
 
 def test_what_makes_a_stream_is_called_for_it_and_a_function_that_may_be_a_value_is_passed() -> None:
+    made: Callable[[], object] = returns_unannotated_file
     with memory({"R": Reader()}) as ends:
         assert ends.call("R.total", functools.partial(iter, [1, 2])) == 3
         assert ends.call("R.total_async", lambda: iter([1, 2])) == 3
         assert ends.call("R.size", functools.partial(io.BytesIO, b"abc")) == 3
-        assert ends.call("R.size", lambda: returns_unannotated_file()) == 3  # noqa: PLW0108 (as the hint says)
+        assert ends.call("R.size", lambda: made()) == 3  # noqa: PLW0108 (as the hint says)
         assert ends.call("R.run", returns_unannotated_file) == "BytesIO"
 
 
