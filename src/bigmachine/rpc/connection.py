@@ -130,6 +130,11 @@ class Connection(asyncio.BufferedProtocol):
         """Whether something large is under way, either way; from any thread, as it was a moment ago."""
         return bool(self._queue) or self._decoder.is_filling
 
+    @property
+    def is_queueing(self) -> bool:
+        """Whether something large waits to be written, and what is sent now waits behind it."""
+        return bool(self._queue)
+
     def extra(self, name: str) -> Any:
         """Return the transport's extra information of that name."""
         return None if self._transport is None else self._transport.get_extra_info(name)

@@ -119,6 +119,10 @@ class Connector(Lanes):
         """Return how much has come, by both lanes."""
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
+    def bytes_taken(self) -> int:
+        """Return how much the lanes have written on which more waits for that; 0 if none does."""
+        return sum(lane.bytes_out for lane in (self.main, self.bulk) if lane is not None and lane.is_queueing)
+
     def is_held_up(self) -> bool:
         """Tell whether the peer does not take what is sent, by either lane."""
         return any(is_held_up(lane) for lane in (self.main, self.bulk) if lane is not None)

@@ -11,7 +11,8 @@ A peer that is heard need not hear: each direction has its own retransmissions, 
 come through seconds before this side's. So being heard does not end the doubt while the kernel says that what this side
 has sent goes unacknowledged (`is_held_up`). A ping without an answer would not do for that: it may wait behind what is
 queued here, its answer behind what the peer streams, and neither is mute. A connection whose peer is heard is given up
-only for the sake of calls that wait; without any it may come back by itself.
+only for the sake of calls that wait; without any it may come back by itself. While the peer takes what is queued here,
+it is as good as heard: a ping would wait behind that.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Patient(Protocol):
 
     def bytes_heard(self) -> int: ...
 
+    def bytes_taken(self) -> int: ...
+
     def is_held_up(self) -> bool: ...
 
     def doubt(self, is_heard: bool = False) -> None: ...
@@ -91,6 +94,7 @@ class Heartbeat:
         self._link = link
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0
+        self._taken = 0
         self._has_pinged = False
         self._replacing: asyncio.Task[object] | None = None
         self.is_on = False
@@ -102,6 +106,7 @@ class Heartbeat:
         if not self.is_on:
             self.is_on = True
             self._heard = self._link.bytes_heard()
+            self._taken = self._link.bytes_taken()
             self._has_pinged = False
             self._timer = self._link.reactor.loop.call_later(_BEAT, self._beat)
 
@@ -116,13 +121,13 @@ class Heartbeat:
 
     def _beat(self) -> None:
         link = self._link
-        heard = link.bytes_heard()
+        heard, taken = link.bytes_heard(), link.bytes_taken()
         is_heard = heard != self._heard
         if is_heard:
             self.heard_at = time.monotonic()
-        is_well = is_heard and not (self._has_pinged and link.is_held_up())
+        is_well = (is_heard or taken != self._taken) and not (self._has_pinged and link.is_held_up())
         what = decide(link.is_waiting(), is_well, self._has_pinged)
-        self._heard = heard
+        self._heard, self._taken = heard, taken
         self._has_pinged = what is not Next.REST
         if what is Next.PING and link.main is not None:
             link.main.send(small_frame(PING, 0, 0))

@@ -41,6 +41,7 @@ class Link:
         self.main: Any = self
         self.waits = True
         self.heard = 0
+        self.taken = 0
         self.held_up = False
         self.answers = asyncio.Event()  # whoever is dialled
         self.answers.set()
@@ -78,6 +79,9 @@ class Link:
 
     def bytes_heard(self) -> int:
         return self.heard
+
+    def bytes_taken(self) -> int:
+        return self.taken
 
     def is_held_up(self) -> bool:
         return self.held_up
@@ -144,6 +148,25 @@ def test_a_link_that_is_heard_but_does_not_get_through_is_doubted_until_it_does(
         assert link.story == ["ping", "doubt", *["doubt what is heard", "replace"] * 2, "believe"]
 
     asyncio.run(scenario())
+
+
+def test_a_link_is_not_doubted_while_the_peer_takes_what_is_queued() -> None:
+    link = Link()
+    link.heartbeat.start()
+    for taken in (2**20, 2**21, 0):  # the last of it is written
+        link.taken = taken
+        link.beat()
+    assert link.story == ["believe"] * 3
+    link.beat()
+    assert link.story[3:] == ["ping", "doubt"]
+
+
+def test_a_link_whose_queue_stands_still_is_doubted() -> None:
+    link = Link()
+    link.taken = 2**20
+    link.heartbeat.start()
+    link.beat()
+    assert link.story == ["ping", "doubt"]
 
 
 def test_a_link_that_is_heard_all_along_is_not_doubted_for_a_packet_that_was_lost() -> None:
