@@ -268,7 +268,8 @@ class Machine:
                 name = name_of(method)
             if self._life.state is _STOPPED:
                 raise _copy_of(self._life.error)
-            if name is method and name.startswith("Supervisor."):  # a function is no method of the Supervisor's
+            # A function is no method of the Supervisor's. Not `name is method`: a known name may be another string.
+            if isinstance(method, str) and name.startswith("Supervisor."):
                 return self._supervise(name, args, kwargs)
             if API in modules and (span := self._span(name, kwargs)) is not None:
                 return span.follow(self._program.submit(name, args, span.kwargs, None, key))

@@ -361,6 +361,11 @@ def test_it_tells_of_its_host(machine: Machine) -> None:
     assert machine.load_info().load1 >= 0.0
 
 
+def test_the_supervisors_methods_are_known_by_their_names_whichever_string_that_is(machine: Machine) -> None:
+    for _ in range(2):
+        assert machine.submit(f"Supervisor.{'getpid'.lower()}").result(10) > 0
+
+
 def test_the_supervisor_is_called_by_name(machine: Machine) -> None:
     assert machine.call("Supervisor.ping", "x") == "x"
     assert machine.call("Supervisor.expvars")["services"] == ["Echo", "Supervisor"]
