@@ -302,6 +302,10 @@ class FramedRun(Run):
     def _success(self, result: object) -> Encoded:
         self.args, self.kwargs = (), None  # a stream among them ends when the method has let go of it
         codec = self.channel.codec
+        if self.deadline is not None and self.entry is None and time.monotonic() >= self.deadline:
+            # Often what a method returns that has seen that nobody waits: to a caller whose timer is late it would
+            # be the outcome. Of a call that may come again it is kept.
+            return codec.error(self.ident, self._too_late(), ours=True)
         try:
             return codec.result(RESULT, 0, self.ident, result, self.method.name)
         except InvalidCall as exc:
@@ -315,11 +319,14 @@ class FramedRun(Run):
         try:
             exc, ours = self.blame(exc)
             if isinstance(exc, asyncio.CancelledError) and self._is_late:
-                exc, ours = DeadlineExceeded(f"{self.method.name} was not done by its deadline"), True
+                exc, ours = self._too_late(), True
             self.args, self.kwargs = (), None
             return self.channel.codec.error(self.ident, exc, ours=ours)
         finally:
             del exc  # its traceback holds this frame
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self.method.name} was not done by its deadline")
 
     def expire(self) -> None:
         """Note that the deadline has passed; not told from the clock, for a timer may go off a millisecond early."""
