@@ -253,13 +253,14 @@ def test_frames_that_make_no_sense_do_not_flood_the_log(cluster: Cluster) -> Non
     assert after - before <= 20
 
 
-def test_whoever_dials_a_machine_without_descriptors_is_told_and_may_come_again(cluster: Cluster) -> None:
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_whoever_dials_a_machine_without_descriptors_is_told_and_may_come_again(cluster: Cluster, left: int) -> None:
     """Also by a call without a deadline, of a machine that has not called that one before."""
     full = cluster.machine
     with cluster.unharmed():
         (caller,) = cluster.session.start(1, services=[Target()])
         caller.wait(State.RUNNING, LIMIT)
-        full.call(Hoarder.take_all)
+        full.call(Hoarder.take_all, left)
         try:
             begin = time.monotonic()
             call = caller.submit(Target.ask, full, "Target.add", 4)

@@ -20,7 +20,7 @@ from bigmachine.rpc.connection import Connection, Receiver
 from bigmachine.rpc.losses import PeerFull, PeerGone, as_network_error
 from bigmachine.rpc.reactor import Reactor
 from bigmachine.rpc.transports import make_client, make_server
-from bigmachine.rpc.turning_away import is_want_of_descriptors, turn_away
+from bigmachine.rpc.turning_away import has_room, is_want_of_descriptors, turn_away
 from bigmachine.trust import WAITING_ALPN, Peer, Refused, Role, check_peer, peer_of, waiting_context
 
 if TYPE_CHECKING:
@@ -258,6 +258,9 @@ async def serve_socket(sock: socket.socket, context: ssl.SSLContext, server: Ser
     A peer that fails it is dropped: nothing of its bytes is looked at. That it belongs to this session is shown by
     the chain of its certificate, for each session has an authority of its own.
     """
+    if not has_room(sock):
+        turn_away(sock, server.reactor.complaints)
+        return
     try:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # asyncio does it only for sockets that say they are TCP's; without it a small reply may wait for 40 ms.
