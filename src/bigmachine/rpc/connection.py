@@ -132,8 +132,8 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def is_queueing(self) -> bool:
-        """Whether something large waits to be written, and what is sent now waits behind it."""
-        return bool(self._queue)
+        """Whether what is sent now waits on this side, behind something large."""
+        return bool(self._queue) or not self.is_writable
 
     def extra(self, name: str) -> Any:
         """Return the transport's extra information of that name."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from bigmachine.errors import BigmachineError, NetworkError
 from bigmachine.rpc.codec import Codec
 from bigmachine.rpc.connection import Connection, Receiver
-from bigmachine.rpc.heartbeat import Heartbeat, is_held_up
+from bigmachine.rpc.heartbeat import Heartbeat, bytes_taken, is_held_up
 from bigmachine.rpc.lanes import BULK, MAIN, TOKEN_SIZE, Lanes
 from bigmachine.rpc.losses import translate_loss
 from bigmachine.rpc.reactor import Reactor
@@ -120,8 +120,8 @@ class Connector(Lanes):
         return sum(lane.bytes_in for lane in (self.main, self.bulk) if lane is not None)
 
     def bytes_taken(self) -> int:
-        """Return how much the lanes have written on which more waits for that; 0 if none does."""
-        return sum(lane.bytes_out for lane in (self.main, self.bulk) if lane is not None and lane.is_queueing)
+        """Return how much the peer has taken by the lanes that have more for it; 0 if none has."""
+        return sum(bytes_taken(lane) for lane in (self.main, self.bulk) if lane is not None)
 
     def is_held_up(self) -> bool:
         """Tell whether the peer does not take what is sent, by either lane."""

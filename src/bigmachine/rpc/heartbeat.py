@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
+import struct
 import sys
 import time
 from typing import Protocol
@@ -34,9 +35,9 @@ _DIAL = 3.0
 #: So many retransmissions in a row without an acknowledgement, 0.6 s of them at least: a lossy network has one now and
 #: then.
 _MUTE = 2
-#: Linux's `struct tcp_info` begins with bytes: state, state of congestion control, retransmissions in a row.
+#: Of Linux's `struct tcp_info`: retransmissions in a row, bytes that were acknowledged, bytes that were not sent yet.
 _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_RETRANSMITS = 2
+_FIELDS = struct.Struct("=2xB117xQ16xI")
 
 
 class Next(enum.Enum):
@@ -56,14 +57,28 @@ def decide(is_waiting: bool, is_well: bool, has_pinged: bool) -> Next:
 
 def is_held_up(connection: Connection) -> bool:
     """Tell whether what was sent is retransmitted in vain; False where that cannot be known."""
+    fields = _ask_kernel(connection)
+    return fields is not None and fields[0] >= _MUTE
+
+
+def bytes_taken(connection: Connection) -> int:
+    """Return how much the peer has taken, if there is more for it on this side; otherwise 0."""
+    fields = _ask_kernel(connection)
+    if fields is None:
+        return connection.bytes_out if connection.is_queueing else 0
+    _, acknowledged, unsent = fields
+    return acknowledged if unsent or connection.is_queueing else 0
+
+
+def _ask_kernel(connection: Connection) -> tuple[int, int, int] | None:
     sock = None if _TCP_INFO is None else connection.extra("socket")  # noqa: S610 (nothing of Django)
     if sock is None:
-        return False
+        return None
     try:
-        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RETRANSMITS + 1)
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _FIELDS.size)
     except OSError:  # no TCP, or closed just now
-        return False
-    return len(info) > _RETRANSMITS and info[_RETRANSMITS] >= _MUTE
+        return None
+    return None if len(info) < _FIELDS.size else _FIELDS.unpack(info)  # an old kernel tells less
 
 
 class Patient(Protocol):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bigmachine.rpc.heartbeat import Heartbeat, Next, decide, is_held_up
+from bigmachine.rpc.heartbeat import Heartbeat, Next, bytes_taken, decide, is_held_up
 from bigmachine.rpc.wire import PING
 
 
@@ -207,13 +209,52 @@ def test_an_attempt_that_is_begun_anew_takes_the_place_of_the_one_before() -> No
     asyncio.run(scenario())
 
 
+def _over(sock: socket.socket | None) -> Any:
+    """Make what is asked of a connection."""
+    return SimpleNamespace(extra={"socket": sock}.get, bytes_out=7, is_queueing=False)
+
+
 def test_whether_what_was_sent_is_acknowledged_is_asked_of_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
-        connection = cast(Any, SimpleNamespace(extra={"socket": sock}.get))
+        connection = _over(sock)
         sock.sendall(b"taken, though nobody reads it")
         assert not is_held_up(connection)
     assert not is_held_up(connection)  # closed
-    assert not is_held_up(cast(Any, SimpleNamespace(extra={}.get)))  # within a process
+    assert not is_held_up(_over(None))  # within a process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel is not asked")
+def test_how_much_the_peer_has_taken_is_asked_of_the_kernel_while_more_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        peer, _ = listener.accept()
+        with peer:
+            sock.sendall(bytes(100))
+            assert peer.recv(100, socket.MSG_WAITALL) == bytes(100)
+            connection = _over(sock)
+            assert bytes_taken(connection) == 0
+            connection.is_queueing = True
+            assert 100 <= bytes_taken(connection) <= 101  # the first SYN is one
+            connection.is_queueing = False
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sock.send(bytes(2**16))
+            before = bytes_taken(connection)
+            assert before > 100  # the peer's buffer is full, and more waits in the kernel
+            peer.recv(2**20)
+            end = time.monotonic() + 10
+            while bytes_taken(connection) == before and time.monotonic() < end:
+                peer.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    peer.recv(2**20)
+            assert bytes_taken(connection) != before
+
+
+def test_what_was_written_counts_where_the_kernel_does_not_tell_what_was_taken() -> None:
+    connection = _over(None)
+    assert bytes_taken(connection) == 0
+    connection.is_queueing = True
+    assert bytes_taken(connection) == 7
 
 
 def test_it_is_known_when_something_was_heard_the_last_time() -> None:
