@@ -101,8 +101,9 @@ def test_a_stream_that_is_read_after_its_deadline_ends_and_stops_its_producer(
 
 
 def read_all(stream: Any) -> None:
-    while stream.read(1000) if isinstance(stream, io.IOBase) else next(stream) is not None:
-        pass
+    with deadline(PATIENCE):
+        while stream.read(1000) if isinstance(stream, io.IOBase) else next(stream) is not None:
+            pass
 
 
 @pytest.mark.parametrize("enough", [0, ENOUGH], ids=["first calls", "own connection"])
@@ -124,8 +125,9 @@ def test_it_ends_on_an_event_loop_too(ends: Ends, source: Source, method: str, e
 
 
 async def until_end(stream: Any) -> None:
-    async for _ in stream:
-        pass
+    with deadline(PATIENCE):
+        async for _ in stream:
+            pass
 
 
 def test_one_that_a_waiting_thread_opened_ends_too(ends: Ends, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +183,7 @@ def test_no_word_of_the_far_side_is_needed(ends: Ends, source: Source) -> None:
     begin = time.monotonic()
     try:
         with pytest.raises(DeadlineExceeded, match="was not through by the deadline of its call"):
-            next(stream)
+            read_all(stream)
         assert time.monotonic() - begin < PATIENCE / 2
     finally:
         blocked.set()
