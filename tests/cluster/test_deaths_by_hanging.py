@@ -77,7 +77,9 @@ def test_one_that_waits_in_c_with_the_interpreter_held_lives_for_a_while(machine
 
 def test_but_not_for_ever(cluster: Cluster, machine: Machine) -> None:
     began = time.monotonic()
-    error = machine.submit(Mortal.hold_asleep, 600).exception(BLOCKED * HANG + 8)
+    error = machine.submit(Mortal.hold_asleep, 600).exception(
+        BLOCKED * HANG + 30
+    )  # looking takes its time on a busy host
     assert time.monotonic() - began > BLOCKED * HANG - 1
     assert isinstance(error, MachineStopped)
     assert error.certificate.cause == "hung"

@@ -304,6 +304,9 @@ if __name__ == "__main__":
         print(len(os.listdir(f"/proc/{agent}/fd")), machine.call(Target.add, 1), machine.call("Supervisor.ping", 2))
         for sock in crowd:
             sock.close()
+        end = time.monotonic() + 10
+        while len(os.listdir(f"/proc/{agent}/fd")) > 40 and time.monotonic() < end:
+            time.sleep(0.01)  # until the agent has noticed
         begin = time.monotonic()
         other, = session.start(1, services=[Target()])
         print(other.call(Target.add, 3))
