@@ -143,7 +143,7 @@ def _variables() -> Iterator[tuple[object, float]]:
     """Give what only the variables of running functions refer to; modules and classes keep theirs in a dict."""
     own = sys._getframe()
     for top in list(sys._current_frames().values()):
-        frame: FrameType | None = top
+        frame: FrameType | None = None if _is_traced(top) else top
         while frame is not None:
             if frame.f_code.co_flags & _CO_OPTIMIZED and frame.f_globals is not own.f_globals:
                 variables = frame.f_locals
@@ -154,6 +154,16 @@ def _variables() -> Iterator[tuple[object, float]]:
                     share = _share(value, _OURS)
                     yield value, share
             frame = frame.f_back
+
+
+def _is_traced(top: FrameType) -> bool:
+    """Tell whether a debugger may be at work on a thread: before 3.13 it writes the copies of variables back."""
+    frame: FrameType | None = top
+    while frame is not None:
+        if frame.f_trace is not None or frame.f_globals.get("__name__") == "bdb":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _tracked() -> Iterator[tuple[object, float]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bdb
 import threading
+from types import FrameType
 
 import pytest
 
@@ -107,3 +109,34 @@ def test_its_text_has_the_largest_first() -> None:
     assert lines[0] == "# 4 objects, 0.0 MiB, counted in 0.50 s"
     assert lines[2].split() == ["2048", "1", "big"]
     assert len(lines) == 3
+
+
+def test_a_function_that_a_debugger_has_stopped_keeps_its_variables() -> None:
+    stopped, go = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    class Stops(bdb.Bdb):
+        def user_line(self, frame: FrameType) -> None:
+            if "second" in frame.f_locals and not stopped.is_set():
+                frame.f_locals["second"] = "changed at the prompt"
+                stopped.set()
+                assert go.wait(10)
+
+    def debugged() -> None:
+        first = "as it was"
+        second = "as it was"
+        seen.extend((first, second))
+
+    def run() -> None:
+        try:
+            Stops().runcall(debugged)
+        except NameError as exc:  # its variables are gone
+            seen.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert stopped.wait(10)
+    take_census(5)
+    go.set()
+    thread.join(10)
+    assert seen == ["as it was", "changed at the prompt"]
