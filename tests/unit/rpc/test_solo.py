@@ -256,6 +256,30 @@ def test_a_call_that_is_given_up_reaches_the_method_and_the_connection_stays(
     assert solo_of(ends)._connection is connection
 
 
+@pytest.mark.parametrize("method", ["S.hold", "S.hold_async"])
+def test_a_call_is_told_also_if_the_word_of_it_overtakes_the_call(ends: Ends, service: Service, method: str) -> None:
+    ends.call("S.echo", 1)
+    (channel,) = [c for c in ends.server.channels if c.directs]
+    solo = solo_of(ends)
+    connection = solo._connection
+    assert connection is not None
+
+    def submit() -> Call[Any]:
+        call = ends.submit(method)
+        assert solo._under_way is call
+        return call
+
+    ident = next(ends.link._idents) + 1
+    ends.on_server(lambda: channel._cancel(ident))
+    call = ends.on_link(submit)
+    assert call.ident == ident
+    with pytest.raises(DeadlineExceeded, match="was not begun"):
+        call.result(PATIENCE)
+    assert not service.told.is_set()
+    assert alone(ends, "S.echo", 1) == 1
+    assert solo._connection is connection
+
+
 def test_a_deadline_holds_and_the_connection_stays(ends: Ends, service: Service) -> None:
     call = under_way(ends, service, "S.hold", timeout=0.3)
     with pytest.raises(DeadlineExceeded):

@@ -287,6 +287,7 @@ class Attendant:
         run.is_watched = False
         del call, args, kwargs  # what a method lets go of is gone
         channel.runs[ident] = run
+        channel.has_come(ident)
         self._under_way = run
         encoded = run.carry_out()
         if encoded is None:
